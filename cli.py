@@ -1,0 +1,335 @@
+"""The `residua` command: solve, list, show, schema.
+
+Exit codes: 0 done; 1 the accuracy asked for was missed; 2 something in the case or on the command
+line is wrong; 3 a file of data or a checkpoint is; 4 diverged; 5 out of memory, disk or device; 70
+a bug; 130 and 143 stopped by Ctrl-C and SIGTERM after a checkpoint. Heavy modules are imported
+where they are needed: help, lists and every refusal come without torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import re
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from .errors import ConfigurationError, ResiduaError, ResourceError
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "solve": "solve a case file or a problem of the library",
+    "list": "the problems of the library, and which backend accepts which",
+    "show": "a problem in full: equations, conditions, parameters, reference, backends",
+    "schema": "JSON Schema of a case file, for editors",
+}
+EXAMPLES = """\
+examples:
+  residua solve burgers
+  residua solve case.yaml --set solver.windows=4 --set run.budget='2 min'
+  residua show allen_cahn
+"""
+INTERNAL_ERROR = 70
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; outcomes are exit codes, a refusal is one line on standard error."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    try:
+        return _run(arguments)
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough; Python would complain again when it closes standard
+        # output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("residua: stopped", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        known = _as_known(error)
+        if known is None:
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            advice = "" if debug else " (run again with --debug and report the output)"
+            print(f"residua: internal error: {text}{advice}", file=sys.stderr)
+            return INTERNAL_ERROR
+        print(f"residua: {_printable(str(known))}", file=sys.stderr)
+        return known.exit_code
+
+
+def _run(arguments: list[str]) -> int:
+    _check_command(arguments)
+    try:
+        parser, commands = _parser()
+        options, unknown = parser.parse_known_args(arguments)
+        if unknown:
+            _refuse_unknown(unknown[0], commands[options.command].format_help())
+    except SystemExit as done:  # --help and --version
+        return int(done.code or 0)
+    handler = {"solve": _solve, "list": _list, "show": _show, "schema": _schema}[options.command]
+    return handler(options)
+
+
+def _as_known(error: Exception) -> ResiduaError | None:
+    """`error` as one with an exit code of its own, or None for a bug."""
+    if isinstance(error, ResiduaError):
+        return error
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if out_of_memory:
+        return ResourceError(
+            "out of memory; use fewer points, a smaller network or more time windows"
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceError(f"no space left to write {error.filename or 'the run folder'}")
+    return None
+
+
+def _printable(text: str) -> str:
+    """One line that cannot steer a terminal, whatever stood in the file."""
+    return "".join(
+        c if c.isprintable() else " " if c in "\n\t" else f"\\x{ord(c):02x}" for c in text
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with its errors as ConfigurationError, so that they look like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigurationError(message, advice=f"see {self.prog} --help")
+
+
+def _refuse_unknown(argument: str, usage: str) -> NoReturn:
+    from .typed import nearest
+
+    word = argument.partition("=")[0]
+    options = sorted(set(re.findall(r"--[a-z-]+", usage)))
+    advice = nearest(word, options) if word.startswith("--") else "put a name with spaces in quotes"
+    raise ConfigurationError(f"unknown argument '{word}'", advice=advice)
+
+
+def _check_command(arguments: list[str]) -> None:
+    from .typed import nearest
+
+    words = [word for word in arguments if word != "--debug"]
+    if not words:
+        raise ConfigurationError(
+            "no command", advice=f"write residua {'|'.join(COMMANDS)} (residua --help tells more)"
+        )
+    word = words[0]
+    if word.startswith("-") or word in COMMANDS:
+        return
+    if word.endswith((".yaml", ".yml")) or Path(word).is_file():
+        raise ConfigurationError(f"unknown command '{word}'", advice=f"write: residua solve {word}")
+    raise ConfigurationError(f"unknown command '{word}'", advice=nearest(word, COMMANDS))
+
+
+def _parser() -> tuple[_Parser, Mapping[str, argparse.ArgumentParser]]:
+    """The parser of the whole command line, and those of the single commands."""
+    shared = _Parser(add_help=False)
+    shared.add_argument(
+        "--debug",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="print the traceback of an error",
+    )
+    parser = _Parser(
+        prog="residua",
+        description="Solve differential equations, each answer with an error you can believe.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[shared],
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=COMMANDS[name],
+            description=COMMANDS[name],
+            parents=[shared],
+            allow_abbrev=False,
+        )
+
+    solve = command("solve")
+    solve.add_argument(
+        "case",
+        metavar="CASE.yaml|PROBLEM",
+        help="a case file, or the name of a problem in the library",
+    )
+    solve.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="change one setting, such as solver.windows=4",
+    )
+    solve.add_argument(
+        "--out",
+        metavar="DIR",
+        type=_folder,
+        help="run folder (default: runs/<name>-<hash of the configuration>)",
+    )
+    solve.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), help="the same as --set run.device=..."
+    )
+    solve.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    again = solve.add_mutually_exclusive_group()
+    again.add_argument(
+        "--resume", action="store_true", help="continue from the last checkpoint in the run folder"
+    )
+    again.add_argument(
+        "--overwrite", action="store_true", help="replace the run that is in the folder"
+    )
+    look = solve.add_mutually_exclusive_group()
+    look.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything and say what would be done; writes nothing",
+    )
+    look.add_argument(
+        "--print-config",
+        action="store_true",
+        help="print the configuration with every default; writes nothing",
+    )
+
+    command("list")
+    show = command("show")
+    show.add_argument(
+        "case", metavar="PROBLEM|CASE.yaml", help="a problem of the library, or a case file"
+    )
+    show.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="as for solve"
+    )
+    command("schema")
+    return parser, commands.choices
+
+
+class _Version(argparse.Action):
+    """Prints the version; asks the installed metadata only then."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="print the version")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from . import __version__
+
+        print(f"residua {__version__}")
+        parser.exit()
+
+
+def _folder(text: str) -> Path:
+    if not text or not text.isprintable():
+        raise argparse.ArgumentTypeError("write a path without control characters")
+    return Path(text)
+
+
+def _solve(options: argparse.Namespace) -> int:
+    from .config import load_case
+
+    changes = [*options.set, *([f"run.device={options.device}"] if options.device else [])]
+    case = load_case(options.case, changes)
+    if options.print_config:
+        print(case.text(), end="")
+        return 0
+    folder = options.out or case.folder
+    _check_folder(folder, resume=options.resume, overwrite=options.overwrite)
+    if options.dry_run:
+        from .describe import plan
+
+        print(plan(case, folder))
+        return 0
+    from .progress import reporter_for
+    from .solvers.run import solve_case
+
+    if options.overwrite:
+        _clear_folder(folder)
+    outcome = solve_case(
+        case, out=options.out, resume=options.resume, reporter=reporter_for(quiet=options.quiet)
+    )
+    return outcome.exit_code
+
+
+# What a run writes; nothing else in a folder is ever removed.
+RUN_FILES = (
+    "config.resolved.yaml",
+    "metrics.jsonl",
+    "summary.json",
+    "solution.h5",
+    "solution.vtkhdf",
+    "figure.png",
+)
+RUN_FOLDERS = ("checkpoints",)
+
+
+def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a run folder that cannot be written or that holds what must not be lost."""
+    shown = str(folder)
+    parent = folder
+    while not parent.exists() and parent.parent != parent:
+        parent = parent.parent
+    if not parent.is_dir():
+        raise ConfigurationError(
+            f"{parent} is a file, not a folder", advice="choose another folder by --out DIR"
+        )
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ConfigurationError(
+            f"{parent} cannot be written to", advice="choose another folder by --out DIR"
+        )
+    if not folder.exists():
+        return
+    present = {entry.name for entry in folder.iterdir()}
+    if "summary.json" in present and not (resume or overwrite):
+        advice = "give --overwrite to replace it, or --out DIR for another folder"
+        raise ConfigurationError(f"{shown} already holds a finished run", advice=advice)
+    if "config.resolved.yaml" in present and not (resume or overwrite):
+        advice = "give --resume to continue it, or --overwrite to begin again"
+        raise ConfigurationError(f"{shown} holds an unfinished run", advice=advice)
+    if present and not present & {*RUN_FILES, *RUN_FOLDERS}:
+        raise ConfigurationError(
+            f"{shown} is not empty and is no run folder",
+            advice="choose another folder by --out DIR",
+        )
+
+
+def _clear_folder(folder: Path) -> None:
+    """Remove the files of an earlier run."""
+    import shutil
+
+    for name in RUN_FILES:
+        (folder / name).unlink(missing_ok=True)
+    for name in RUN_FOLDERS:
+        if (folder / name).is_dir() and not (folder / name).is_symlink():
+            shutil.rmtree(folder / name)
+
+
+def _list(options: argparse.Namespace) -> int:
+    from .describe import table
+
+    print(table())
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from .config import load_case
+    from .describe import problem_sheet
+
+    print(problem_sheet(load_case(options.case, options.set).problem))
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    import json
+
+    from .schema import json_schema
+
+    print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+    return 0

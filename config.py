@@ -1,0 +1,426 @@
+"""From a case file, a problem's name and `--set` texts to a checked `Case`; and back to a file.
+
+A case has three parts: `problem` (a name of the library, or a definition in place), `solver` (a
+backend and its settings) and `run` (seed, precision, budget, output). What is not written is taken
+from the settings that a library problem recommends, and then from the defaults. Every error names
+from the settings that a library problem recommends, and then from the defaults. Every error names
+file, line and key, and says what to write. Nothing here imports torch, and a text that is no case
+is refused before SymPy is loaded.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal
+
+from . import yaml_source
+from .errors import ConfigurationError
+from .overrides import Override, merged
+from .solvers import BACKENDS
+from .solvers.options import CausalOptions, Fixed, PinnOptions, SolverOptions
+from .typed import build, build_variant, nearest, option, plain
+from .yaml_source import YamlSource
+
+if TYPE_CHECKING:
+    from .problems.problem import Problem
+
+__all__ = ["Case", "RunOptions", "load_case", "make_case"]
+
+PathKey = tuple["str | int", ...]
+SECTIONS = ("problem", "solver", "run")
+KINDS = ("initial", "boundary", "periodic")
+METHODS = ("auto", "exact", "cole_hopf", "none")
+
+# Windows keeps the names of devices for itself, with any ending. No (?i): editors read this pattern
+# too (JSON Schema).
+_DEVICES = "[cC][oO][nN]|[pP][rR][nN]|[aA][uU][xX]|[nN][uU][lL]|[cC][oO][mM][0-9]|[lL][pP][tT][0-9]"
+NAME = rf"(?!(?:{_DEVICES})(?:[./]|$))[A-Za-z0-9_][A-Za-z0-9._-]{{0,99}}"
+_NAME_SAYS = (
+    "write up to 100 letters, digits, dots, dashes and underscores, the first no dot or dash"
+)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a case is run: everything that is neither the equation nor the method."""
+
+    name: str | None = option(
+        None,
+        "first part of the run folder's name; null for the problem's name",
+        pattern=NAME,
+        pattern_says=_NAME_SAYS,
+    )
+    seed: int = option(0, "seed of every random draw", low=0, high=2**63 - 1)
+    dtype: Literal["float64", "float32"] = option("float64", "precision")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute")
+    budget: float | None = option(
+        300.0, "wall time for training, or none", above=0.0, high=366 * 86400.0, duration=True
+    )
+    steps: int | None = option(
+        None, "optimiser steps in all; null for no limit", low=1, high=10**12
+    )
+    accuracy: float | None = option(
+        None, "relative L2 error that must be reached, else exit code 1", above=0.0, high=1e6
+    )
+    deterministic: bool = option(False, "bit-identical repeats and resumes")
+    threads: int | None = option(None, "CPU threads; null for all", low=1, high=4096)
+    checkpoint_every: float = option(
+        60.0, "wall time between checkpoints", above=0.0, high=366 * 86400.0, duration=True
+    )
+    out: str | None = option(
+        None,
+        "run folder, relative to where the command runs; null for runs/<name>-<hash>",
+        pattern=rf"{NAME}(?:/{NAME})*",
+        pattern_says="write a relative path of plain names such as runs/mine (--out takes any)",
+    )
+
+    def __post_init__(self) -> None:
+        if self.budget is None and self.steps is None and self.accuracy is None:
+            raise ConfigurationError(
+                "without a budget the run needs another end",
+                path=("budget",),
+                advice="write 'steps: 10000' beside it",
+            )
+
+
+@dataclass(frozen=True)
+class AutoReference:
+    """Settings of the automatic reference, see `problems.references`."""
+
+    target: float = option(1e-9, "error bar to reach", low=1e-13, high=0.03)
+    seconds: float = option(20.0, "time to spend", low=0.1, high=1e5)
+    resolution: int | None = option(None, "fixed nodes per coordinate", low=8, high=4096)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem, a method and a way to run it, all checked.
+
+    Attributes:
+        problem: what is solved.
+        solver: settings of the backend `solver.name`.
+        run: seed, precision, budget, output; `run.name` is always filled in.
+        source: the file it came from, or the problem's name.
+    """
+
+    problem: Problem
+    solver: SolverOptions
+    run: RunOptions
+    source: str = field(default="", compare=False)
+
+    @property
+    def name(self) -> str:
+        """First part of the run folder's name."""
+        return self.run.name or self.problem.name
+
+    def resolved(self) -> dict[str, Any]:
+        """The case as plain values with every default spelled out; loads again to an equal case."""
+        problem = {"name": self.problem.name, **_mapping_of(self.problem)}
+        return {"problem": problem, "solver": plain(self.solver), "run": plain(self.run)}
+
+    def text(self) -> str:
+        """`resolved` as the YAML text of config.resolved.yaml."""
+        return yaml_source.dump(self.resolved())
+
+    @cached_property
+    def _digest(self) -> str:
+        canonical = json.dumps(
+            self.resolved(), sort_keys=True, separators=(",", ":"), allow_nan=False
+        )
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def digest(self) -> str:
+        """SHA-256 of the resolved configuration, in hexadecimal."""
+        return self._digest
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is kept unless the command line says otherwise."""
+        return (
+            Path(self.run.out)
+            if self.run.out
+            else Path("runs") / f"{self.name}-{self.digest()[:8]}"
+        )
+
+
+def _mapping_of(problem: Problem) -> dict[str, Any]:
+    """The problem as it stands in a file; a Python residual as the text of the tree it traced to.
+
+    One that could not be traced is only named ("python: f"); a file cannot hold it.
+    """
+    if all(equation.function is None for equation in problem.equations):
+        return problem.to_mapping()
+    from .problems.equation import to_text
+
+    texts = (
+        equation.text
+        if equation.function is None
+        else f"python: {equation.text}"
+        if equation.tree is None
+        else f"{to_text(equation.tree)} = 0"
+        for equation in problem.equations
+    )
+    # Not dataclasses.replace: what stands for an untraced residual would not pass for an equation.
+    shown = copy.copy(problem)
+    written = tuple(SimpleNamespace(text=text, function=None) for text in texts)
+    object.__setattr__(shown, "equations", written)
+    return shown.to_mapping()
+
+
+def make_case(
+    problem: Problem | Mapping[str, Any] | str,
+    solver: Mapping[str, Any] | str | None = None,
+    run: Mapping[str, Any] | None = None,
+) -> Case:
+    """A case from Python values, as they would stand in a file; `problem` may be a `Problem` too.
+
+    Raises:
+        ConfigurationError: anything is not as it should be; the path tells which value.
+    """
+    from .problems.problem import Problem
+
+    data = {"problem": problem, "solver": solver, "run": run}
+    if not isinstance(problem, Problem):
+        problem = _problem(data, "problem")
+    return _case(problem, data, problem.name)
+
+
+def load_case(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Case:
+    """Read a case file, or take a problem of the library with its recommended settings.
+
+    Args:
+        path_or_name: a YAML file, or a problem's name.
+        overrides: texts such as "solver.windows=4", applied in order.
+
+    Raises:
+        ConfigurationError: anything is not as it should be.
+    """
+    source = _source(path_or_name)
+    changes = [Override.parse(text) for text in overrides]
+    try:
+        data = source.data
+        _check_sections(data)
+        for change in changes:
+            data = change.apply(data)
+        _check_sections(data)
+        # A definition in place without a name is called after its file.
+        stem = Path(source.file).stem
+        problem = _problem(data, stem if re.fullmatch(NAME, stem) else "problem")
+        return _case(problem, data, source.file or problem.name)
+    except ConfigurationError as error:
+        raise _locate(error, source, changes) from None
+
+
+def _source(target: str | Path) -> YamlSource:
+    """The case behind a file or problem name; such a name is the case of that problem alone."""
+    text = str(target)
+    is_file = isinstance(target, Path) or re.search(r"[/\\]|\.(ya?ml|json)$", text)
+    if is_file:
+        return yaml_source.load(Path(target))
+    from .problems import registry
+
+    if text not in registry.names() and Path(text).exists():
+        return yaml_source.load(Path(text))
+    if text not in registry.names():
+        advice = nearest(text, registry.names()) + " (a case file ends in .yaml)"
+        raise ConfigurationError("there is no such problem or file", found=text, advice=advice)
+    return YamlSource(data={"problem": text}, file="", lines={})
+
+
+def _check_sections(data: Any) -> None:
+    if not isinstance(data, Mapping):
+        raise ConfigurationError(
+            "", found=data, advice="write a mapping with the keys problem, solver, run"
+        )
+    for key in data:
+        if key in ("coordinates", "equations", "conditions", "fields", "parameters"):
+            raise ConfigurationError(
+                f"'{key}' belongs to the problem", path=(key,), advice="indent it under 'problem:'"
+            )
+        if key not in SECTIONS:
+            raise ConfigurationError(
+                f"unknown key '{key}'", path=(key,), advice=nearest(key, SECTIONS)
+            )
+    if data.get("problem") is None:
+        advice = "write 'problem: NAME' or a definition in place (residua list names the library)"
+        raise ConfigurationError("the problem is missing", path=("problem",), advice=advice)
+
+
+def _problem(data: Mapping[str, Any], default_name: str) -> Problem:
+    """A library problem or a definition in place."""
+    from .problems import registry
+    from .problems.problem import Problem
+
+    raw = data["problem"]
+    try:
+        if isinstance(raw, str):
+            return registry.get(raw)
+        if not isinstance(raw, Mapping):
+            raise ConfigurationError(
+                "", found=raw, advice="write a problem's name, or a mapping that defines one"
+            )
+        definition = dict(raw)
+        name = definition.pop("name", None)
+        if name is not None and not (isinstance(name, str) and re.fullmatch(NAME, name)):
+            raise ConfigurationError("", path=("name",), found=name, advice=_NAME_SAYS)
+        if definition.keys() & {"equations", "coordinates", "conditions", "fields"}:
+            return Problem.from_mapping(definition, name=name or default_name)
+        if name is None:
+            advice = (
+                "write 'name:' of a library problem, or coordinates, fields, equations, conditions"
+            )
+            raise ConfigurationError("neither names nor defines a problem", advice=advice)
+        for key in definition:
+            if key != "parameters":
+                hint = nearest(key, ("parameters",))
+                advice = f"{hint}; to change more of '{name}', write the definition in place"
+                raise ConfigurationError(
+                    f"unknown key '{key}' beside a library problem's name",
+                    path=(key,),
+                    advice=advice,
+                )
+        return _with_parameters(name, definition.get("parameters"))
+    except ConfigurationError as error:
+        raise error.under("problem") from None
+
+
+def _with_parameters(name: str, values: Any) -> Problem:
+    from .problems import registry
+    from .problems.equation import parse_constant
+
+    try:
+        problem = registry.get(name)
+    except ConfigurationError as error:
+        raise (error if error.file else error.under("name")) from None
+    if values is None:
+        return problem
+    if not isinstance(values, Mapping):
+        raise ConfigurationError(
+            "", path=("parameters",), found=values, advice="write a mapping such as {nu: 0.01}"
+        )
+    numbers = {}
+    for key, value in values.items():
+        if key not in problem.parameters:
+            advice = nearest(key, problem.parameters)
+            raise ConfigurationError(
+                f"'{name}' has no parameter '{key}'", path=("parameters", key), advice=advice
+            )
+        try:
+            numbers[key] = parse_constant(value)
+        except ConfigurationError as error:
+            raise error.under("parameters", key) from None
+    return problem.with_parameters(**numbers)
+
+
+def _case(problem: Problem, data: Mapping[str, Any], source: str) -> Case:
+    recommended: Mapping[str, Any] = getattr(problem, "recommended", None) or {}
+    default_solver = {"name": "causal" if BACKENDS["causal"].accepts(problem) is None else "pinn"}
+    under = merged(default_solver, recommended.get("solver") or {})
+    asked = data.get("solver")
+    solver = _read_solver(under if asked is None else merged(under, asked))
+    asked = data.get("run")
+    run = build(
+        RunOptions, merged(recommended.get("run") or {}, {} if asked is None else asked), ("run",)
+    )
+    if run.name is None:
+        run = replace(run, name=problem.name)
+    if reason := BACKENDS[solver.name].accepts(problem):
+        others = [name for name, backend in BACKENDS.items() if backend.accepts(problem) is None]
+        advice = (
+            f"write one of: {', '.join(others)}" if others else "no backend accepts this problem"
+        )
+        raise ConfigurationError(
+            f"'{solver.name}' does not accept this problem: {reason}",
+            path=("solver", "name"),
+            advice=advice,
+        )
+    _check_reference(problem)
+    _check_names(problem, solver)
+    return Case(problem, solver, run, source)
+
+
+def _read_solver(value: Any) -> SolverOptions:
+    if not isinstance(value, Mapping | str):
+        advice = f"write one of: {', '.join(BACKENDS)}; or a mapping with its name and settings"
+        raise ConfigurationError("", path=("solver",), found=value, advice=advice)
+    return build_variant(PinnOptions | CausalOptions, value, ("solver",))
+
+
+def _check_reference(problem: Problem) -> None:
+    """The reference is built after hours of training, so its settings are checked before."""
+    settings = dict(problem.reference_spec)
+    method, path = settings.pop("method"), ("problem", "reference")
+    if method not in METHODS:
+        raise ConfigurationError("", path=path, found=method, advice=nearest(method, METHODS))
+    if method == "auto":
+        build(AutoReference, settings, path)
+
+
+def _check_names(problem: Problem, solver: SolverOptions) -> None:
+    """Names in the solver's settings that only the problem can vouch for."""
+    conditions = [condition.name for condition in problem.conditions]
+    if isinstance(solver.hard, tuple):
+        for position, name in enumerate(solver.hard):
+            if name not in (*KINDS, *conditions):
+                advice = nearest(name, (*KINDS, *conditions))
+                raise ConfigurationError(
+                    "unknown condition",
+                    path=("solver", "hard", position),
+                    found=name,
+                    advice=advice,
+                )
+    if isinstance(solver.symmetry, Mapping):
+        space = problem.namespace.space
+        for name in solver.symmetry:
+            if name not in space:
+                path = ("solver", "symmetry", name)
+                raise ConfigurationError(
+                    "no space coordinate has this name", path=path, advice=nearest(name, space)
+                )
+    if isinstance(solver.weighting, Fixed):
+        terms = ("residual", *KINDS, *conditions)
+        for name in solver.weighting.values:
+            if name not in terms:
+                path = ("solver", "weighting", "values", name)
+                raise ConfigurationError(
+                    "no term of the loss has this name", path=path, advice=nearest(name, terms)
+                )
+
+
+def _locate(
+    error: ConfigurationError, source: YamlSource, changes: Sequence[Override]
+) -> ConfigurationError:
+    """The error with the place where its value was written: an override, or a line of the file."""
+    if error.file is not None:
+        return error
+    for change in reversed(changes):
+        if change.reaches(error.path):
+            return error.located(f"--set {change.text}", None)
+    written = _as_written(error.path, source.data)
+    placed = error.under()
+    placed.path = written
+    return placed.located(source.file or None, source.line(written) if source.file else None)
+
+
+def _as_written(path: PathKey, data: Any) -> PathKey:
+    """`path` without the steps that short forms left out, as `optimizer: adam` for [0].name."""
+    written: list[str | int] = []
+    for part in path:
+        if isinstance(data, str):
+            break
+        if isinstance(part, int) and isinstance(data, Mapping):
+            continue
+        written.append(part)
+        if isinstance(data, Mapping):
+            data = data.get(part) if isinstance(part, str) else None
+        elif isinstance(data, list) and isinstance(part, int):
+            data = data[part] if part < len(data) else None
+    return tuple(written)

@@ -1,0 +1,220 @@
+"""Fields that satisfy conditions by construction: ``u = A + B N``.
+
+A (the *background*) meets the conditions, B (the *envelope*) vanishes to the right order where they hold, N is a
+network. Both are known functions, so their Taylor coefficients are constants at the collocation points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import sympy
+import torch
+from torch import Tensor, nn
+
+from ...problems.equation import evaluate
+from ..functions import TORCH
+from ..taylor import JetAlgebra, MultiIndex, algebra_for
+from .field import Context, Field
+
+
+class SymbolicField(Field):
+    """A known function of the coordinates, one expression per field; derivatives are taken symbolically.
+
+    Args:
+        coordinates: names in declared order.
+        trees: one SymPy expression per field, in the coordinates alone.
+    """
+
+    def __init__(self, coordinates: Sequence[str], trees: Sequence[sympy.Expr]) -> None:
+        super().__init__()
+        self.coordinates = tuple(coordinates)
+        self.trees = tuple(tree for tree in trees)
+        self._derivatives: dict[tuple[int, MultiIndex], sympy.Expr] = {}
+
+    def jet(self, points: Tensor, algebra: JetAlgebra, context: Context | None = None) -> Tensor:
+        """See `Field.jet`."""
+        rows = [self._coefficient(points, index) for index in algebra.indices]
+        if algebra.laplacian:
+            doubles = [
+                tuple(2 * (axis == other) for other in range(points.shape[1]))
+                for axis in algebra.laplacian
+            ]
+            rows.append(torch.stack([self._coefficient(points, index) for index in doubles]).sum(0))
+        return torch.stack(rows)
+
+    def _coefficient(self, points: Tensor, index: MultiIndex) -> Tensor:
+        values = {name: points[:, axis] for axis, name in enumerate(self.coordinates)}
+        factor = math.prod(math.factorial(order) for order in index)
+        columns = []
+        for position, tree in enumerate(self.trees):
+            key = (position, index)
+            if key not in self._derivatives:
+                for name, order in zip(self.coordinates, index, strict=True):
+                    tree = sympy.diff(tree, sympy.Symbol(name, real=True), order) if order else tree
+                self._derivatives[key] = tree
+            value = evaluate(self._derivatives[key], values, TORCH)
+            columns.append(torch.as_tensor(value, dtype=points.dtype, device=points.device).expand(len(points)))
+        return torch.stack(columns, dim=1) / factor
+
+
+class Reflection(Field):
+    """Even or odd part of a field about a midpoint: ``(N(x) + p N(2 m - x)) / 2``.
+
+    Args:
+        field: any field.
+        axis: coordinate reflected.
+        midpoint: centre m.
+        parities: +1 or -1 for each field.
+    """
+
+    def __init__(self, field: Field, axis: int, midpoint: float, parities: Sequence[int]) -> None:
+        super().__init__()
+        self.field = field
+        self.axis = axis
+        self.midpoint = midpoint
+        self.register_buffer(
+            "parities", torch.tensor(parities, dtype=torch.float64), persistent=False
+        )
+
+    def jet(self, points: Tensor, algebra: JetAlgebra, context: Context | None = None) -> Tensor:
+        """See `Field.jet`; the field is evaluated at the points and their images in one batch."""
+        image = points.clone()
+        image[:, self.axis] = 2 * self.midpoint - image[:, self.axis]
+        both = self.field.jet(torch.cat([points, image]), algebra, context)
+        here, there = both.unflatten(1, (2, -1)).unbind(1)
+        signs = [(-1.0) ** index[self.axis] for index in algebra.indices]
+        if algebra.laplacian:
+            signs.append(1.0)
+        sign = torch.tensor(signs, dtype=points.dtype, device=points.device)[:, None, None]
+        return (here + sign * self.parities * there) / 2
+
+
+class Handover(Field):
+    """State handed over by an earlier time window: its Taylor polynomial in time about the hand-over.
+
+    ``A(x, t) = sum_{m < order} (t - s)^m / m! d_t^m u(x, s)``, so that the new window starts from exactly the
+    state (and, for equations of second order, the velocity) the last one reached.
+
+    Args:
+        previous: the earlier field; its parameters are not trained any more.
+        axis: time coordinate.
+        time: hand-over time s.
+        orders: order in time of each field.
+    """
+
+    def __init__(self, previous: Field, axis: int, time: float, orders: Sequence[int]) -> None:
+        super().__init__()
+        self.previous = previous.requires_grad_(False)
+        self.axis = axis
+        self.time = time
+        self.orders = tuple(orders)
+
+    def jet(self, points: Tensor, algebra: JetAlgebra, context: Context | None = None) -> Tensor:
+        """See `Field.jet`."""
+        axis, dimension = self.axis, points.shape[1]
+        doubles = [
+            tuple(2 * (i == other) for other in range(dimension)) for i in algebra.laplacian
+        ]
+        wanted = {self._at(index, 0) for index in (*algebra.indices, *doubles)}
+        terms = max(self.orders)
+        source = algebra_for(
+            [self._at(index, m) for index in wanted for m in range(terms)], dimension
+        )
+        frozen = points.clone()
+        frozen[:, axis] = self.time
+        state = self.previous.jet(frozen, source)
+        elapsed = (points[:, axis] - self.time)[:, None]
+        use = torch.tensor(
+            [[float(m < order) for order in self.orders] for m in range(terms)],
+            dtype=points.dtype,
+            device=points.device,
+        )
+
+        def coefficient(index: MultiIndex) -> Tensor:
+            j = index[axis]
+            total = torch.zeros_like(state[0])
+            for m in range(j, terms):
+                part = state[source.channel(self._at(index, m))]
+                total = total + math.comb(m, j) * elapsed ** (m - j) * part * use[m]
+            return total
+
+        rows = [coefficient(index) for index in algebra.indices]
+        if doubles:
+            rows.append(torch.stack([coefficient(index) for index in doubles]).sum(0))
+        return torch.stack(rows)
+
+    def _at(self, index: MultiIndex, order: int) -> MultiIndex:
+        return tuple(order if i == self.axis else n for i, n in enumerate(index))
+
+
+class Ansatz(Field):
+    """``u = A + B N`` field by field.
+
+    Args:
+        network: the trained part.
+        backgrounds: known fields whose sum is A.
+        envelope: B, or None for one.
+    """
+
+    def __init__(
+        self, network: Field, backgrounds: Sequence[Field], envelope: SymbolicField | None
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.backgrounds = nn.ModuleList(backgrounds)
+        self.envelope = envelope
+
+    def jet(self, points: Tensor, algebra: JetAlgebra, context: Context | None = None) -> Tensor:
+        """See `Field.jet`; A and B are computed once for a set of points when the context has a cache."""
+        context = context or Context()
+        bundle = self.network.jet(points, algebra, context)
+        if self.envelope is not None:
+            envelope = self.envelope
+            factor = context.constant(
+                self, algebra, "envelope", lambda: envelope.jet(points, algebra)
+            )
+            bundle = algebra.multiply(factor, bundle)
+        if self.backgrounds:
+            bundle = bundle + context.constant(
+                self,
+                algebra,
+                "background",
+                lambda: torch.stack([b.jet(points, algebra) for b in self.backgrounds]).sum(0),
+            )
+        return bundle
+
+
+class Windows(Field):
+    """Fields on consecutive time windows, joined: each point is answered by the window it lies in.
+
+    Args:
+        fields: one per window, in time order.
+        edges: window edges, one more than fields.
+        axis: time coordinate.
+    """
+
+    def __init__(self, fields: Sequence[Field], edges: Sequence[float], axis: int) -> None:
+        super().__init__()
+        self.fields = nn.ModuleList(fields)
+        self.edges = tuple(edges)
+        self.axis = axis
+
+    def jet(self, points: Tensor, algebra: JetAlgebra, context: Context | None = None) -> Tensor:
+        """See `Field.jet`. A point on an inner edge belongs to the earlier window."""
+        inner = torch.tensor(self.edges[1:-1], dtype=points.dtype, device=points.device)
+        window = torch.bucketize(points[:, self.axis].contiguous(), inner)
+        result: Tensor | None = None
+        for number, member in enumerate(self.fields):
+            chosen = torch.nonzero(window == number).squeeze(1)
+            if len(chosen) == 0:
+                continue
+            part = member.jet(points[chosen], algebra)
+            if result is None:
+                result = part.new_zeros((algebra.channels, len(points), part.shape[2]))
+            result = result.index_copy(1, chosen, part)
+        if result is None:
+            raise ValueError("no points")
+        return result
+

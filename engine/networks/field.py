@@ -1,0 +1,186 @@
+"""What a field is: a point-wise map that can also be evaluated in a Taylor algebra."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..taylor import JetAlgebra, value_algebra
+
+
+@dataclass
+class Record:
+    """One use of a linear layer: its input bundle and its output bundle (both in the autograd graph)."""
+
+    layer: Linear
+    inputs: Tensor
+    outputs: Tensor
+
+
+@dataclass
+class Context:
+    """What travels beside an evaluation.
+
+    Attributes:
+        tape: when a list, every linear layer appends a `Record`; per-point parameter Jacobians are read off
+            it (an outer product of a layer's input with the derivative by its output, point by point).
+        cache: when a dict, parts that do not depend on trained parameters are kept in it. A cache belongs to
+            one set of points and must be dropped with it.
+    """
+
+    tape: list[Record] | None = None
+    cache: dict[tuple[int, JetAlgebra, str], Tensor] | None = field(default=None)
+
+    def constant(self, owner: object, algebra: JetAlgebra, tag: str, compute) -> Tensor:
+        """Result of ``compute()``, kept for the life of the cache."""
+        if self.cache is None:
+            return compute()
+        key = (id(owner), algebra, tag)
+        if key not in self.cache:
+            with torch.no_grad():
+                self.cache[key] = compute()
+        return self.cache[key]
+
+
+class Field(nn.Module, ABC):
+    """A map from points to channel values; row i of the output depends on row i of the input only."""
+
+    @abstractmethod
+    def jet(self, points: Tensor, algebra: JetAlgebra, context: Context | None = None) -> Tensor:
+        """Taylor coefficients of the field.
+
+        Args:
+            points: shape (points, coordinates).
+            algebra: which coefficients to carry.
+            context: tape and cache of this evaluation.
+
+        Returns:
+            Shape (channels of the algebra, points, fields).
+        """
+
+    def forward(self, points: Tensor) -> Tensor:
+        """Values at points: (points, coordinates) -> (points, fields)."""
+        return self.jet(points, value_algebra(points.shape[-1]))[0]
+
+
+class Linear(nn.Module):
+    """Affine layer on bundles, optionally with random weight factorisation.
+
+    A linear map acts on every Taylor coefficient alike; the bias touches the value only. With
+    ``factorised`` the weight is ``diag(exp(s)) V``: both factors are trained (Wang et al., "Random weight
+    factorization improves the training of continuous neural representations", arXiv 2210.01274); the scale is
+    kept as its logarithm so that it stays positive.
+
+    Initialisation: Glorot normal, zero bias; factorised ``s ~ N(1/2, 0.1)`` with V rescaled so that the product
+    is the Glorot draw.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        generator: torch.Generator,
+        factorised: bool = False,
+        bias: bool = True,
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        scale = gain * math.sqrt(2.0 / (inputs + outputs))
+        weight = scale * torch.randn(outputs, inputs, generator=generator, dtype=torch.float64)
+        self.scale: nn.Parameter | None = None
+        if factorised:
+            logarithm = 0.5 + 0.1 * torch.randn(outputs, generator=generator, dtype=torch.float64)
+            weight = weight / torch.exp(logarithm)[:, None]
+            self.scale = nn.Parameter(logarithm)
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.zeros(outputs, dtype=torch.float64)) if bias else None
+
+    def effective_weight(self) -> Tensor:
+        """The matrix that multiplies the input, shape (outputs, inputs)."""
+        if self.scale is None:
+            return self.weight
+        return torch.exp(self.scale)[:, None] * self.weight
+
+    def forward(self, bundle: Tensor, context: Context | None = None) -> Tensor:
+        """Shape (channels, points, inputs) -> (channels, points, outputs)."""
+        outputs = bundle @ self.effective_weight().T
+        if self.bias is not None:
+            outputs[0] += self.bias
+        if context is not None and context.tape is not None:
+            context.tape.append(Record(self, bundle, outputs))
+        return outputs
+
+    def jacobian(self, inputs: Tensor, adjoint: Tensor, points: int) -> dict[nn.Parameter, Tensor]:
+        """Rows of the parameter Jacobian of a point-wise scalar.
+
+        Args:
+            inputs: input bundle, shape (channels, copies * points, inputs).
+            adjoint: derivative of each point's scalar by this layer's output, (channels, copies * points, outputs).
+            points: number of points; a point that was evaluated in several copies (reflections, pairs of
+                periodic faces) gets the sum over its copies.
+
+        Returns:
+            Parameter to (points, parameter size).
+        """
+        left = adjoint.unflatten(1, (-1, points)).flatten(0, 1).permute(1, 2, 0)
+        right = inputs.unflatten(1, (-1, points)).flatten(0, 1).permute(1, 0, 2)
+        by_weight = torch.bmm(left, right)
+        rows: dict[nn.Parameter, Tensor] = {}
+        if self.scale is not None:
+            rows[self.scale] = (by_weight * self.effective_weight()).sum(-1)
+            by_weight = torch.exp(self.scale)[:, None] * by_weight
+        rows[self.weight] = by_weight.flatten(1)
+        if self.bias is not None:
+            rows[self.bias] = adjoint[0].unflatten(0, (-1, points)).sum(0)
+        return rows
+
+
+class NestedField(Field):
+    """Any point-wise torch module as a field, its derivatives by nested automatic differentiation.
+
+    The fallback for networks without Taylor rules, and the oracle the rules are tested against. Works in
+    algebras without collapsed channels of any order; cost grows exponentially with the order.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def jet(self, points: Tensor, algebra: JetAlgebra, context: Context | None = None) -> Tensor:
+        """See `Field.jet`; differentiates channel by channel, lower orders reused."""
+        if algebra.order == 0:
+            return self.module(points).unsqueeze(0)
+        with torch.enable_grad():
+            points = points.detach().requires_grad_()
+            value = self.module(points)
+            known = {algebra.indices[0]: value}
+            rows = [value]
+            for index in algebra.indices[1:]:
+                axis = next(i for i, order in enumerate(index) if order)
+                lower = tuple(order - (i == axis) for i, order in enumerate(index))
+                columns = [
+                    torch.autograd.grad(
+                        known[lower][:, c].sum(), points, create_graph=True, materialize_grads=True
+                    )[0][:, axis]
+                    for c in range(value.shape[1])
+                ]
+                known[index] = torch.stack(columns, dim=1)
+                rows.append(known[index] / math.prod(math.factorial(order) for order in index))
+            if algebra.laplacian:
+                total = torch.zeros_like(value)
+                for axis in algebra.laplacian:
+                    unit = tuple(int(axis == i) for i in range(points.shape[1]))
+                    columns = [
+                        torch.autograd.grad(
+                            known[unit][:, c].sum(), points, create_graph=True, materialize_grads=True
+                        )[0][:, axis]
+                        for c in range(value.shape[1])
+                    ]
+                    total = total + torch.stack(columns, dim=1) / 2
+                rows.append(total)
+        return torch.stack(rows)

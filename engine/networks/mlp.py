@@ -1,0 +1,70 @@
+"""Multilayer perceptrons as fields."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..taylor import ACTIVATIONS, JetAlgebra
+from .embedding import Embedding
+from .field import Context, Field, Linear
+
+
+class Mlp(Field):
+    """Embedding, ``depth`` hidden layers of equal width, linear read-out.
+
+    Args:
+        embedding: coordinates to features.
+        outputs: number of fields.
+        width: units of a hidden layer.
+        depth: number of hidden layers.
+        activation: a name in `residua.engine.taylor.ACTIVATIONS`.
+        factorised: random weight factorisation of every hidden layer.
+        gated: the modified MLP of Wang, Teng & Perdikaris (SIAM J. Sci. Comput. 43, 2021): two encoders
+            U, V of the features blend every hidden layer, ``h <- U + h (V - U)``.
+        generator: source of the initial weights.
+    """
+
+    def __init__(
+        self,
+        embedding: Embedding,
+        outputs: int,
+        *,
+        width: int,
+        depth: int,
+        activation: str = "tanh",
+        factorised: bool = False,
+        gated: bool = False,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.activation = ACTIVATIONS[activation]
+        sizes = [embedding.features] + [width] * depth
+
+        def layer(inputs: int, units: int) -> Linear:
+            return Linear(inputs, units, factorised=factorised, generator=generator)
+
+        self.hidden = nn.ModuleList(
+            layer(inputs, units) for inputs, units in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        self.encoders = nn.ModuleList(
+            layer(embedding.features, width) for _ in range(2 if gated else 0)
+        )
+        self.readout = Linear(width, outputs, generator=generator)
+
+    def jet(self, points: Tensor, algebra: JetAlgebra, context: Context | None = None) -> Tensor:
+        """See `Field.jet`."""
+        context = context or Context()
+        features = context.constant(
+            self, algebra, "features", lambda: self.embedding.jet(points, algebra)
+        )
+        gates = [
+            algebra.apply(self.activation, encoder(features, context)) for encoder in self.encoders
+        ]
+        state = features
+        for layer in self.hidden:
+            state = algebra.apply(self.activation, layer(state, context))
+            if gates:
+                state = gates[0] + algebra.multiply(state, gates[1] - gates[0])
+        return self.readout(state, context)

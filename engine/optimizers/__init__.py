@@ -1,0 +1,1 @@
+"""Optimisers for sums of squares and for general losses."""

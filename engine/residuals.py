@@ -1,0 +1,381 @@
+"""The residual engine: problem and field in, residuals and their parameter Jacobian out.
+
+Every condition of a problem becomes a `Term`: a set of points on which some equations must vanish. A term is
+compiled once to the smallest Taylor algebra that carries its derivatives; sums of second derivatives that occur
+only together are collapsed to one Laplacian channel. Points are held in blocks that fit the processor's cache,
+each with its own store of constants (features, hard-constraint background), so that repeated evaluations at fixed
+points pay for the trained layers only.
+
+The Jacobian of a point-wise residual needs no differentiation beyond one backward pass: the derivative of residual i
+by a weight matrix is the outer product of the layer's input and adjoint bundles at point i (`Linear.jacobian`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import sympy
+import torch
+from torch import Tensor, nn
+
+from ..problems.conditions import Condition
+from ..problems.equation import Equation, Namespace, evaluate
+from ..problems.problem import Problem
+from .functions import TORCH
+from .networks.field import Context, Field, Record
+from .taylor import JetAlgebra, MultiIndex, algebra_for
+
+BLOCK = 1024
+"""Points per block: a bundle of a 64-wide layer then stays within a megabyte or two of cache."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """Equations that must vanish on one kind of point.
+
+    Attributes:
+        name: key of the term in losses and weights, such as ``interior`` or ``x = 1``.
+        kind: ``interior``, ``initial``, ``boundary``, ``periodic`` or ``handover``.
+        equations: residuals; empty for ``periodic`` and ``handover``, which compare values instead.
+        indices: derivatives compared by ``periodic`` and ``handover``, by field position.
+        partner: for ``periodic``, (axis, value on the opposite face).
+    """
+
+    name: str
+    kind: str
+    equations: tuple[Equation, ...] = ()
+    indices: tuple[tuple[int, MultiIndex], ...] = ()
+    partner: tuple[int, float] | None = None
+
+    @property
+    def count(self) -> int:
+        """Residuals per point."""
+        return len(self.equations) or len(self.indices)
+
+
+@dataclass
+class PointSet:
+    """Collocation points of one term, in blocks.
+
+    Attributes:
+        points: shape (n, coordinates).
+        weights: weight of each point's squared residuals in the loss, shape (n,); their sum is the term's
+            weight. Equal weights ``1/n`` give the mean square.
+        targets: for ``handover``, the values to match, shape (n, residuals).
+    """
+
+    points: Tensor
+    weights: Tensor
+    targets: Tensor | None = None
+    blocks: list[tuple[slice, dict]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        n = len(self.points)
+        self.blocks = [(slice(i, min(i + BLOCK, n)), {}) for i in range(0, n, BLOCK)]
+
+
+class ResidualEngine:
+    """Residuals of a problem for a field.
+
+    Args:
+        problem: supplies names and parameter values.
+        field: the unknown.
+        terms: what must vanish.
+        collapse: travel Laplacians as one channel where the equations allow.
+    """
+
+    def __init__(
+        self, problem: Problem, field: Field, terms: Sequence[Term], *, collapse: bool = True
+    ) -> None:
+        self.problem = problem
+        self.field = field
+        self.terms = {term.name: term for term in terms}
+        self._compiled = {
+            term.name: _compile(term, problem.namespace, collapse=collapse) for term in terms
+        }
+        self.parameters = [p for p in field.parameters() if p.requires_grad]
+        self._offsets: dict[nn.Parameter, slice] = {}
+        start = 0
+        for parameter in self.parameters:
+            self._offsets[parameter] = slice(start, start + parameter.numel())
+            start += parameter.numel()
+        self.parameter_count = start
+
+    def algebra(self, term: str) -> JetAlgebra:
+        """Taylor algebra a term is evaluated in."""
+        return self._compiled[term].algebra
+
+    def residuals(self, batch: Mapping[str, PointSet]) -> dict[str, Tensor]:
+        """Residuals of every term: name to (points, residuals per point)."""
+        return {
+            name: torch.cat(
+                [self._block(name, points, where, cache)[0] for where, cache in points.blocks]
+            )
+            for name, points in batch.items()
+        }
+
+    def loss(self, batch: Mapping[str, PointSet]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted sum of squares, and each term's share of it (both in the autograd graph)."""
+        shares = {
+            name: (batch[name].weights[:, None] * values.square()).sum()
+            for name, values in self.residuals(batch).items()
+        }
+        return torch.stack(list(shares.values())).sum(), shares
+
+    def row_vector(self, batch: Mapping[str, PointSet]) -> Tensor:
+        """All residuals scaled by the root of their weights, shape (m,): the loss is its square."""
+        with torch.no_grad():
+            parts = [
+                (batch[name].weights.sqrt()[:, None] * values).flatten()
+                for name, values in self.residuals(batch).items()
+            ]
+        return torch.cat(parts)
+
+    def linearise(self, batch: Mapping[str, PointSet]) -> tuple[Tensor, Tensor]:
+        """Scaled residuals and their Jacobian by the trained parameters.
+
+        Returns:
+            ``(r, J)`` of shapes (m,) and (m, P); rows ordered as in `row_vector`.
+        """
+        rows = sum(len(points.points) * self.terms[name].count for name, points in batch.items())
+        reference = self.parameters[0]
+        jacobian = torch.zeros(
+            rows, self.parameter_count, dtype=reference.dtype, device=reference.device
+        )
+        residual = torch.empty(rows, dtype=reference.dtype, device=reference.device)
+        start = 0
+        for name, points in batch.items():
+            count = self.terms[name].count
+            for where, cache in points.blocks:
+                tape: list[Record] = []
+                values, _ = self._block(name, points, where, cache, tape)
+                n = len(values)
+                scale = points.weights[where].sqrt()
+                residual[start : start + n * count] = (
+                    (scale[:, None] * values).detach().flatten()
+                )
+                for column in range(count):
+                    target = jacobian[start + column : start + n * count : count]
+                    self._fill(target, values[:, column] * scale, tape, column + 1 < count)
+                start += n * count
+        return residual, jacobian
+
+    def _fill(self, target: Tensor, values: Tensor, tape: list[Record], keep: bool) -> None:
+        covered = {p for record in tape for p in record.layer.parameters()}
+        if len(covered) != len(self.parameters):
+            self._fill_by_rows(target, values)
+            return
+        adjoints = torch.autograd.grad(
+            values.sum(), [r.outputs for r in tape], retain_graph=keep, allow_unused=True
+        )
+        with torch.no_grad():
+            for record, adjoint in zip(tape, adjoints, strict=True):
+                if adjoint is None:
+                    continue
+                rows = record.layer.jacobian(record.inputs.detach(), adjoint, len(values))
+                for parameter, block in rows.items():
+                    if parameter in self._offsets:
+                        target[:, self._offsets[parameter]] += block
+
+    def _fill_by_rows(self, target: Tensor, values: Tensor) -> None:
+        """Fallback for parameters outside linear layers: one backward pass per residual, batched."""
+        identity = torch.eye(len(values), dtype=values.dtype, device=values.device)
+        gradients = torch.autograd.grad(
+            values,
+            self.parameters,
+            grad_outputs=identity,
+            is_grads_batched=True,
+            retain_graph=True,
+            allow_unused=True,
+        )
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            if gradient is not None:
+                target[:, self._offsets[parameter]] = gradient.flatten(1)
+
+    def _block(
+        self,
+        name: str,
+        points: PointSet,
+        where: slice,
+        cache: dict,
+        tape: list[Record] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        compiled = self._compiled[name]
+        term = self.terms[name]
+        x = points.points[where]
+        if term.partner is not None:
+            axis, value = term.partner
+            other = x.clone()
+            other[:, axis] = value
+            x = torch.cat([x, other])
+        bundle = self.field.jet(x, compiled.algebra, Context(tape, cache))
+        if term.equations:
+            values = compiled.evaluate(bundle, x, self.problem.values)
+        else:
+            columns = [
+                compiled.algebra.derivative(bundle, index)[:, position]
+                for position, index in term.indices
+            ]
+            values = torch.stack(columns, dim=1)
+            if term.partner is not None:
+                here, there = values.unflatten(0, (2, -1)).unbind(0)
+                values = here - there
+            if points.targets is not None:
+                values = values - points.targets[where]
+        return values, bundle
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """Equations bound to an algebra."""
+
+    algebra: JetAlgebra
+    coordinates: tuple[str, ...]
+    symbols: tuple[tuple[str, int, MultiIndex | None], ...]  # name, field, index; None is the Laplacian
+    functions: tuple[Callable[[dict], Tensor], ...]
+
+    def evaluate(self, bundle: Tensor, points: Tensor, parameters: Mapping[str, float]) -> Tensor:
+        values: dict[str, Tensor | float] = dict(parameters)
+        for axis, name in enumerate(self.coordinates):
+            values[name] = points[:, axis]
+        for name, position, index in self.symbols:
+            if index is None:
+                values[name] = 2 * bundle[-1, :, position]
+            else:
+                values[name] = self.algebra.derivative(bundle, index)[:, position]
+        columns = [
+            torch.as_tensor(function(values), dtype=points.dtype, device=points.device).expand(
+                len(points)
+            )
+            for function in self.functions
+        ]
+        return torch.stack(columns, dim=1)
+
+
+def _compile(term: Term, namespace: Namespace, *, collapse: bool) -> _Compiled:
+    dimension = len(namespace.coordinates)
+    if not term.equations:
+        algebra = algebra_for([index for _, index in term.indices], dimension)
+        return _Compiled(algebra, namespace.coordinates, (), ())
+    position = {name: i for i, name in enumerate(namespace.fields)}
+    trees = [equation.tree for equation in term.equations]
+    jets: dict[str, tuple[str, MultiIndex]] = {}
+    for equation in term.equations:
+        for name, indices in equation.derivatives.items():
+            for index in indices:
+                jets[str(namespace.jet(name, index))] = (name, index)
+    axes: tuple[int, ...] = ()
+    collapsed: list[tuple[str, int, None]] = []
+    if collapse and all(tree is not None for tree in trees):
+        axes, trees, gone, collapsed = _collapse([t for t in trees if t is not None], jets, namespace)
+        for name in gone:
+            del jets[name]
+    algebra = algebra_for([index for _, index in jets.values()], dimension, axes)
+    functions: list[Callable[[dict], Tensor]] = []
+    for equation, tree in zip(term.equations, trees, strict=True):
+        if tree is not None:
+            functions.append(lambda values, tree=tree: evaluate(tree, values, TORCH))
+        else:
+            function = equation.function
+            assert function is not None
+            functions.append(lambda values, function=function: function(SimpleNamespace(**values)))
+    symbols = tuple((name, position[f], index) for name, (f, index) in jets.items())
+    return _Compiled(
+        algebra,
+        namespace.coordinates,
+        (*symbols, *((n, position[f], None) for n, f in collapsed)),  # type: ignore[misc]
+        tuple(functions),
+    )
+
+
+def _collapse(trees: list[sympy.Expr], jets: Mapping[str, tuple[str, MultiIndex]], namespace: Namespace):
+    """Replace second derivatives that enter every equation only through one sum by that sum.
+
+    A set of axes is collapsed when, for every field that has second derivatives at all, the pure second derivatives along these
+    axes enter linearly with one common coefficient and no higher derivative needs them on the way.
+
+    Returns:
+        axes, new trees, names of the jets that went, and (symbol name, field) of each new Laplacian.
+    """
+    dimension = len(namespace.coordinates)
+    doubles = [tuple(2 * (i == axis) for i in range(dimension)) for axis in range(dimension)]
+    by_field: dict[str, set[int]] = {}
+    for name, index in jets.values():
+        if index in doubles:
+            by_field.setdefault(name, set()).add(doubles.index(index))
+    nothing = ((), trees, [], [])
+    if not by_field or max(sum(index) for _, index in jets.values()) > 2:
+        return nothing
+    axes = next(iter(by_field.values()))
+    space = {axis for axis in axes if namespace.coordinates[axis] != namespace.time}
+    if len(space) < 2 or any({a for a in s if a in space} != space for s in by_field.values()):
+        return nothing
+    gone: list[str] = []
+    laplacians: list[tuple[str, str]] = []
+    for name in by_field:
+        symbols = [namespace.jet(name, doubles[axis]) for axis in sorted(space)]
+        new = sympy.Symbol(f"laplacian_of_{name}", real=True)
+        for position, tree in enumerate(trees):
+            coefficients = {sympy.diff(tree, symbol) for symbol in symbols}
+            coefficient = coefficients.pop()
+            if coefficients or coefficient.free_symbols & set(symbols):
+                return nothing
+            if coefficient != 0:
+                trees = list(trees)
+                rest = tree.subs({symbol: 0 for symbol in symbols})
+                trees[position] = rest + coefficient * new
+        gone += [str(symbol) for symbol in symbols]
+        laplacians.append((str(new), name))
+    return tuple(sorted(space)), trees, gone, laplacians
+
+
+def interior_term(problem: Problem) -> Term:
+    """The equations themselves, on the open domain."""
+    return Term("interior", "interior", problem.equations)
+
+
+def condition_term(condition: Condition, problem: Problem) -> Term:
+    """A condition as a soft term. Periodicity compares every derivative below the order of the equations."""
+    if condition.kind != "periodic":
+        return Term(condition.name, condition.kind, condition.equations)
+    low, high = condition.faces
+    axis = problem.coordinates.index(low.coordinate)
+    indices = []
+    for position, name in enumerate(problem.fields):
+        orders = [
+            index[axis] for eq in problem.equations for index in eq.derivatives.get(name, ())
+        ]
+        for order in range(max(orders, default=1) or 1):
+            indices.append(
+                (position, tuple(order * (i == axis) for i in range(len(problem.coordinates))))
+            )
+    return Term(condition.name, "periodic", (), tuple(indices), (axis, high.value))
+
+
+def field_derivatives(
+    field: Field, points: Tensor, wanted: Mapping[str, Iterable[MultiIndex]], namespace: Namespace
+) -> dict[str, Tensor]:
+    """Named derivatives of a field at points.
+
+    Args:
+        field: any field.
+        points: shape (n, coordinates).
+        wanted: field name to multi-indices.
+        namespace: names of fields and coordinates.
+
+    Returns:
+        Symbol name (``u_xx``) to values of shape (n,).
+    """
+    algebra = algebra_for(
+        [index for indices in wanted.values() for index in indices], points.shape[1]
+    )
+    with torch.no_grad():
+        bundle = field.jet(points, algebra)
+    position = {name: i for i, name in enumerate(namespace.fields)}
+    return {
+        str(namespace.jet(name, index)): algebra.derivative(bundle, index)[:, position[name]].detach()
+        for name, indices in wanted.items()
+        for index in indices
+    }

@@ -1,0 +1,300 @@
+"""Taylor-mode differentiation: truncated multivariate Taylor algebras.
+
+Near a point a field is ``u(x + h) = sum_a c_a h^a`` with Taylor coefficients ``c_a = (d^a u) / a!`` for
+multi-indices ``a``. Keeping a downward-closed set of them gives a commutative algebra: sums act coefficient by
+coefficient, products by the truncated Cauchy rule ``c_k(fg) = sum_{i+j=k} c_i(f) c_j(g)``, and a scalar function
+``s`` acts by ``s(f) = sum_m s^(m)(c_0)/m! (f - c_0)^m``, where ``f - c_0`` is nilpotent. Propagating one such
+*bundle* through a network yields exactly the derivatives a residual asks for in one forward pass, mixed
+partials included.
+
+A Laplacian needs only the sum of its second-order coefficients. That sum is closed under the three rules when
+all first-order coefficients are kept, so it travels as one *collapsed* channel: ``2 + d`` channels instead of
+``1 + 2d`` (Dangel et al., "Collapsing Taylor mode automatic differentiation", arXiv 2505.13644; the forward
+Laplacian of Li et al., Nature Machine Intelligence 2024).
+
+A bundle is a tensor of shape ``(channels, points, width)``; channel 0 is the value.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+MultiIndex = tuple[int, ...]
+MAX_ORDER = 4
+"""Highest derivative order the activation rules cover; beyond it the engine falls back to nested AD."""
+
+
+@dataclass(frozen=True)
+class JetAlgebra:
+    """The truncated Taylor algebra spanned by ``indices`` (and an optional collapsed Laplacian).
+
+    Attributes:
+        indices: downward-closed multi-indices, sorted by order; ``indices[0]`` is the value.
+        laplacian: coordinates whose second derivatives are summed into one extra last channel, which
+            holds ``sum_i c_{2 e_i}``, that is half the Laplacian; empty when nothing is collapsed.
+    """
+
+    indices: tuple[MultiIndex, ...]
+    laplacian: tuple[int, ...] = ()
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of a bundle."""
+        return len(self.indices) + bool(self.laplacian)
+
+    @property
+    def dimension(self) -> int:
+        """Number of coordinates."""
+        return len(self.indices[0])
+
+    @property
+    def order(self) -> int:
+        """Highest total derivative order carried."""
+        return max(max(sum(index) for index in self.indices), 2 if self.laplacian else 0)
+
+    def channel(self, index: MultiIndex) -> int:
+        """Channel that holds the Taylor coefficient of ``index``."""
+        return _positions(self)[index]
+
+    def derivative(self, bundle: Tensor, index: MultiIndex) -> Tensor:
+        """Partial derivative of ``index`` read off a bundle: ``a! c_a``, shape (points, width)."""
+        factor = math.prod(math.factorial(order) for order in index)
+        coefficient = bundle[self.channel(index)]
+        return coefficient if factor == 1 else factor * coefficient
+
+    def multiply(self, left: Tensor, right: Tensor) -> Tensor:
+        """Truncated product of two bundles (broadcasting in points and width)."""
+        rows = []
+        for pairs in _product_table(self):
+            total = left[pairs[0][0]] * right[pairs[0][1]]
+            for i, j in pairs[1:]:
+                total = total + left[i] * right[j]
+            rows.append(total)
+        return torch.stack(rows)
+
+    def apply(self, function: ScalarRule, bundle: Tensor) -> Tensor:
+        """A scalar function of a bundle by Faa di Bruno's formula.
+
+        Args:
+            function: rule giving the normalised derivatives ``s^(m)(z) / m!`` up to the asked order.
+            bundle: shape (channels, points, width).
+
+        Returns:
+            The bundle of the composed function, same shape.
+        """
+        factors = function(bundle[0], self.order)
+        if self.channels == 1:
+            return factors[0].unsqueeze(0)
+        rows = [factors[0]]
+        linear = factors[1] * bundle[1:]
+        for channel, monomials in enumerate(_composition_table(self)[1:], start=1):
+            total = linear[channel - 1]
+            for power, terms in monomials:
+                polynomial = None
+                for coefficient, factors_of_term in terms:
+                    product = bundle[factors_of_term[0]]
+                    for position in factors_of_term[1:]:
+                        product = product * bundle[position]
+                    if coefficient != 1:
+                        product = coefficient * product
+                    polynomial = product if polynomial is None else polynomial + product
+                assert polynomial is not None
+                total = total + factors[power] * polynomial
+            rows.append(total)
+        return torch.stack(rows)
+
+    def lift(self, points: Tensor) -> Tensor:
+        """The coordinates themselves as a bundle: value and unit first derivatives.
+
+        Args:
+            points: shape (points, coordinates).
+
+        Returns:
+            Shape (channels, points, coordinates).
+        """
+        bundle = points.new_zeros((self.channels, *points.shape))
+        bundle[0] = points
+        for axis in range(points.shape[1]):
+            unit = tuple(int(axis == other) for other in range(points.shape[1]))
+            if unit in _positions(self):
+                bundle[self.channel(unit), :, axis] = 1.0
+        return bundle
+
+
+ScalarRule = Callable[[Tensor, int], list[Tensor]]
+
+
+def algebra_for(
+    indices: Iterable[MultiIndex], dimension: int, laplacian: Sequence[int] = ()
+) -> JetAlgebra:
+    """Smallest algebra that carries the derivatives ``indices`` (and the Laplacian over some coordinates).
+
+    Args:
+        indices: the partial derivatives wanted.
+        dimension: number of coordinates.
+        laplacian: coordinates of a collapsed Laplacian; their first derivatives are added.
+    """
+    wanted = {(0,) * dimension, *indices}
+    for axis in laplacian:
+        wanted.add(tuple(int(axis == other) for other in range(dimension)))
+    closed: set[MultiIndex] = set()
+    for index in wanted:
+        closed.update(itertools.product(*(range(order + 1) for order in index)))
+    ordered = sorted(closed, key=lambda index: (sum(index), tuple(-order for order in index)))
+    return JetAlgebra(tuple(ordered), tuple(laplacian))
+
+
+def value_algebra(dimension: int) -> JetAlgebra:
+    """The trivial algebra: values only. Evaluating in it is ordinary evaluation."""
+    return JetAlgebra(((0,) * dimension,))
+
+
+@lru_cache(maxsize=256)
+def _positions(algebra: JetAlgebra) -> dict[MultiIndex, int]:
+    return {index: position for position, index in enumerate(algebra.indices)}
+
+
+@lru_cache(maxsize=256)
+def _product_table(algebra: JetAlgebra) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """For every channel the ordered pairs of channels whose products sum to it."""
+    positions = _positions(algebra)
+    table: list[tuple[tuple[int, int], ...]] = []
+    for index in algebra.indices:
+        pairs = []
+        for lower in itertools.product(*(range(order + 1) for order in index)):
+            upper = tuple(a - b for a, b in zip(index, lower, strict=True))
+            pairs.append((positions[lower], positions[upper]))
+        table.append(tuple(pairs))
+    if algebra.laplacian:
+        last = algebra.channels - 1
+        units = [
+            positions[tuple(int(axis == other) for other in range(algebra.dimension))]
+            for axis in algebra.laplacian
+        ]
+        table.append(((0, last), (last, 0), *((unit, unit) for unit in units)))
+    return tuple(table)
+
+
+Monomials = tuple[tuple[int, tuple[tuple[int, tuple[int, ...]], ...]], ...]
+
+
+@lru_cache(maxsize=256)
+def _composition_table(algebra: JetAlgebra) -> tuple[Monomials, ...]:
+    """For every channel: for each power m >= 2 the monomials of ``(f - c_0)^m`` that fall in it.
+
+    Each monomial is ``(coefficient, channels)``, the channels sorted. The powers follow from the product
+    table alone, so collapsed channels need no rule of their own.
+    """
+    products = _product_table(algebra)
+    power: list[Counter[tuple[int, ...]]] = [
+        Counter({(channel,): 1}) if channel else Counter() for channel in range(algebra.channels)
+    ]
+    first = list(power)
+    collected: list[list[tuple[int, tuple[tuple[int, tuple[int, ...]], ...]]]] = [
+        [] for _ in range(algebra.channels)
+    ]
+    for exponent in range(2, algebra.order + 1):
+        following: list[Counter[tuple[int, ...]]] = []
+        for pairs in products:
+            row: Counter[tuple[int, ...]] = Counter()
+            for i, j in pairs:
+                for left, weight in power[i].items():
+                    for right, other in first[j].items():
+                        row[tuple(sorted(left + right))] += weight * other
+            following.append(row)
+        power = following
+        for channel, row in enumerate(power):
+            if row:
+                terms = tuple((weight, monomial) for monomial, weight in sorted(row.items()))
+                collected[channel].append((exponent, terms))
+    return tuple(tuple(row) for row in collected)
+
+
+# Scalar rules: normalised derivatives s^(m)(z)/m!, m = 0..order ---------------------------------------------
+
+
+def tanh_rule(z: Tensor, order: int) -> list[Tensor]:
+    """Normalised derivatives of tanh from ``s' = 1 - s^2``."""
+    s = torch.tanh(z)
+    out = [s]
+    if order >= 1:
+        d = 1 - s * s
+        out.append(d)
+    if order >= 2:
+        out.append(-s * d)
+    if order >= 3:
+        out.append(d * (s * s - d / 2) * (2 / 3))
+    if order >= 4:
+        out.append(s * d * (2 * d - s * s) / 3)
+    return _within(out, order, "tanh")
+
+
+def sin_rule(z: Tensor, order: int) -> list[Tensor]:
+    """Normalised derivatives of sin."""
+    s = torch.sin(z)
+    c = torch.cos(z) if order else s
+    cycle = (s, c, -s, -c)
+    return [cycle[m % 4] / math.factorial(m) if m > 1 else cycle[m] for m in range(order + 1)]
+
+
+def cos_rule(z: Tensor, order: int) -> list[Tensor]:
+    """Normalised derivatives of cos."""
+    c = torch.cos(z)
+    s = torch.sin(z) if order else c
+    cycle = (c, -s, -c, s)
+    return [cycle[m % 4] / math.factorial(m) if m > 1 else cycle[m] for m in range(order + 1)]
+
+
+def silu_rule(z: Tensor, order: int) -> list[Tensor]:
+    """Normalised derivatives of ``z sigmoid(z)``: Leibniz with the logistic recursion."""
+    s = torch.sigmoid(z)
+    d = [s, s * (1 - s)]
+    if order >= 2:
+        d.append(d[1] * (1 - 2 * s))
+    if order >= 3:
+        d.append(d[2] * (1 - 2 * s) - 2 * d[1] ** 2)
+    if order >= 4:
+        d.append(d[3] * (1 - 2 * s) - 6 * d[1] * d[2])
+    out = [z * s]
+    for m in range(1, min(order, MAX_ORDER) + 1):
+        out.append((z * d[m] + m * d[m - 1]) / math.factorial(m))
+    return _within(out, order, "silu")
+
+
+def gelu_rule(z: Tensor, order: int) -> list[Tensor]:
+    """Normalised derivatives of ``z Phi(z)`` with the Gaussian distribution function."""
+    cdf = 0.5 * (1 + torch.erf(z / math.sqrt(2)))
+    out = [z * cdf]
+    if order >= 1:
+        pdf = torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+        out.append(cdf + z * pdf)
+    if order >= 2:
+        out.append((2 - z * z) * pdf / 2)
+    if order >= 3:
+        out.append((z * z - 4) * z * pdf / 6)
+    if order >= 4:
+        out.append((-(z**4) + 7 * z * z - 4) * pdf / 24)
+    return _within(out, order, "gelu")
+
+
+def _within(out: list[Tensor], order: int, name: str) -> list[Tensor]:
+    if order > MAX_ORDER:
+        raise NotImplementedError(f"the Taylor rule of {name} covers derivatives to order {MAX_ORDER}")
+    return out
+
+
+ACTIVATIONS: dict[str, ScalarRule] = {
+    "tanh": tanh_rule,
+    "sin": sin_rule,
+    "silu": silu_rule,
+    "gelu": gelu_rule,
+}
+"""Rule table: activation name to Taylor rule."""

@@ -1,0 +1,175 @@
+"""From a problem's `reference:` entry to a Reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import ConfigurationError
+from ..equation import parse
+from ..namespace import nearest
+from .automatic import Automatic
+from .cole_hopf import ColeHopf
+from .exact import ERROR_BAR, Exact
+from .methods import common_axes
+from .reference import Reference
+from .system import ReferenceUnavailable, System
+
+__all__ = ["build"]
+
+Array = NDArray[np.float64]
+
+_SETTINGS = {
+    "auto": ("target", "seconds", "resolution"),
+    "exact": ("exact",),
+    "cole_hopf": (),
+    "none": (),
+}
+
+
+def build(problem: Any, **settings: Any) -> Reference:
+    """The reference a problem asks for.
+
+    Args:
+        problem: the problem.
+        settings: take the place of those in its `reference:` entry. `method`: auto, exact, cole_hopf or none. For
+            auto: `target` (error bar to reach, 1e-9), `seconds` (to spend, 20), `resolution` (fixed nodes per
+            coordinate). For exact: `exact`, a formula by field.
+
+    Raises:
+        ReferenceUnavailable: no reference can be built; the message says why.
+        ConfigurationError: an unknown method or setting, or a value out of range.
+    """
+    spec: dict[str, Any] = dict(problem.reference_spec)
+    if settings.get("method", spec.get("method")) != spec.get("method"):
+        spec = {}
+    spec = {"method": "auto", **spec, **settings}
+    method = spec.pop("method")
+    if method not in _SETTINGS:
+        raise ConfigurationError(
+            "", path=("reference", "method"), found=method, advice=_nearest(method, list(_SETTINGS))
+        )
+    for name in spec:
+        if name not in _SETTINGS[method]:
+            advice = _nearest(name, list(_SETTINGS[method])) if _SETTINGS[method] else "remove it"
+            raise ConfigurationError(f"method {method} has no setting '{name}'", path=("reference", name), advice=advice)
+    if method == "none":
+        raise ReferenceUnavailable("the problem says 'reference: none'; set 'reference: auto' to have one computed")
+    if method == "exact":
+        return _exact(problem, spec.get("exact", {}))
+    if method == "cole_hopf":
+        return _cole_hopf(problem)
+    return _automatic(problem, **_checked(spec))
+
+
+def _nearest(name: Any, known: list[str]) -> str:
+    close = nearest(str(name), known)
+    return f"did you mean '{close}'?" if close else f"write one of {', '.join(known)}"
+
+
+def _checked(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the automatic method as numbers in their ranges."""
+    limits: dict[str, tuple[Callable[[Any], Any], float, float]] = {
+        "target": (float, 1e-13, 0.03),
+        "seconds": (float, 0.1, 1e5),
+        "resolution": (int, 8, 4096),
+    }
+    values = {}
+    for name, value in spec.items():
+        kind, low, high = limits[name]
+        try:
+            # YAML 1.1 readers hand over 1e-9 as text.
+            number = kind(value) if not isinstance(value, bool) else None
+        except (TypeError, ValueError):
+            number = None
+        if number is None or not low <= number <= high:
+            advice = f"write a number from {low:g} to {high:g}"
+            raise ConfigurationError("", path=("reference", name), found=value, advice=advice)
+        values[name] = number
+    return values
+
+
+def _automatic(problem: Any, **settings: Any) -> Reference:
+    found = Automatic(System(problem), **settings)
+    bars = {name: float(bar) for name, bar in zip(problem.fields, found.bars, strict=True)}
+    return Reference(
+        method=found.method.name,
+        error_bar=bars,
+        description=f"{found.method.name}, {found.method.describe(*found.level)}; bar: 3 times the change from the next "
+        "coarser space and the next coarser time resolution, relative L2 over a dense set",
+        evaluate=found.solution,
+        price=found.costs,
+    )
+
+
+def _exact(problem: Any, formulas: Mapping[str, Any]) -> Reference:
+    trees = {name: parse(text, problem.namespace) for name, text in formulas.items()}
+    exact = Exact(problem, trees)
+    return Reference(
+        method="exact",
+        error_bar=dict.fromkeys(problem.fields, ERROR_BAR),
+        description=f"exact solution, checked against equations and conditions; bar: rounding, {ERROR_BAR:.1e}",
+        evaluate=exact,
+        price=_price(problem, exact),
+        classical=_classical(problem),
+    )
+
+
+def _cole_hopf(problem: Any) -> Reference:
+    exact = ColeHopf(problem)
+    return Reference(
+        method="Cole-Hopf quadrature",
+        error_bar={problem.fields[0]: exact.error_bar},
+        description=f"Cole-Hopf formula, trapezoidal rule of {exact.nodes} nodes; bar: twice the change from half as "
+        "many, and rounding",
+        evaluate=exact,
+        price=_price(problem, exact),
+        classical=_classical(problem),
+    )
+
+
+def _price(problem: Any, exact: Callable[[Array], Array]) -> Callable[[], list[tuple[float, float]]]:
+    """The classical solver measured against a formula: its runs while refining, and cheaper ones."""
+
+    def rows() -> list[tuple[float, float]]:
+        try:
+            system = System(problem)
+            times, axes = common_axes(system)
+            values = _on_axes(exact, system, times, axes)
+            found = Automatic(system, seconds=10.0)
+        except ReferenceUnavailable:
+            return []
+        return found.costs(values, seconds=5.0)
+
+    return rows
+
+
+def _on_axes(exact: Callable[[Array], Array], system: System, times: Array | None, axes: list[Array]) -> Array:
+    """Values (times, fields, ...) of a formula on the common set."""
+    lines = [times if c == system.time else axes[system.space.index(c)] for c in system.coordinates]
+    grid = np.meshgrid(*lines, indexing="ij")
+    values = exact(np.stack([g.ravel() for g in grid], axis=1)).reshape(*grid[0].shape, -1)
+    if system.time is None:
+        return np.moveaxis(values, -1, 0)[None]
+    values = np.moveaxis(values, system.coordinates.index(system.time), 0)
+    return np.moveaxis(values, -1, 1)
+
+
+def _classical(problem: Any) -> str:
+    """Name of the solver that the cost curve will use, without running it."""
+    from .etdrk4 import NotApplicable
+    from .methods import candidates
+
+    try:
+        system = System(problem)
+        for kind in candidates(system):
+            try:
+                return kind(system).name
+            except NotApplicable:
+                continue
+    except ReferenceUnavailable:
+        pass
+    return "none"

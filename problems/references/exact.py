@@ -1,0 +1,87 @@
+"""Solutions given as formulas, checked against the problem they claim to solve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import sympy
+from numpy.typing import NDArray
+
+from ..evaluation import NUMPY, evaluate
+from .system import ReferenceUnavailable, partial
+
+__all__ = ["ERROR_BAR", "Exact"]
+
+Array = NDArray[np.float64]
+
+# A formula of a few dozen operations: a few units of rounding.
+ERROR_BAR = 8 * float(np.finfo(float).eps)
+
+_SAMPLES = 64
+
+
+class Exact:
+    """A formula per field.
+
+    Args:
+        problem: the problem solved.
+        trees: formula by field, in coordinates and parameters.
+
+    Raises:
+        ReferenceUnavailable: a field without formula, or formulas that do not satisfy the equations or conditions.
+    """
+
+    def __init__(self, problem, trees: Mapping[str, sympy.Expr]) -> None:  # noqa: ANN001
+        missing = [f for f in problem.fields if f not in trees]
+        if missing:
+            raise ReferenceUnavailable(
+                f"the exact solution lacks the field {missing[0]}; give a formula for every field "
+                f"({', '.join(problem.fields)})"
+            )
+        self.coordinates: tuple[str, ...] = problem.coordinates
+        self.trees = [problem.substituted(trees[f]) for f in problem.fields]
+        self._check(problem)
+
+    def __call__(self, points: Array) -> Array:
+        """Values (n, fields) at points (n, coordinates)."""
+        values = {name: points[:, k] for k, name in enumerate(self.coordinates)}
+        return np.stack([np.broadcast_to(evaluate(t, values, NUMPY), len(points)) for t in self.trees], axis=1)
+
+    def _check(self, problem) -> None:  # noqa: ANN001
+        """Put the formulas into equations and conditions at random points."""
+        generator = np.random.default_rng(5)
+        low, high = np.array(problem.bounds, dtype=float).T
+        inside = low + (high - low) * generator.uniform(0.01, 0.99, (_SAMPLES, len(low)))
+        for equation in problem.equations:
+            if equation.tree is not None:
+                self._vanishes(problem, equation.tree, inside, f"the equation '{equation.text}'")
+        for condition in problem.conditions:
+            for face in condition.faces[:1]:
+                points = inside.copy()
+                points[:, problem.coordinates.index(face.coordinate)] = face.value
+                for equation in condition.equations:
+                    if equation.tree is not None:
+                        self._vanishes(problem, equation.tree, points, f"the condition '{condition.name}'")
+
+    def _vanishes(self, problem, tree: sympy.Expr, points: Array, what: str) -> None:  # noqa: ANN001
+        values: dict[str, Array] = {name: points[:, k] for k, name in enumerate(self.coordinates)}
+        tree = problem.substituted(tree)
+        with np.errstate(all="ignore"):
+            for symbol, (field, index) in problem.namespace.jets(tree).items():
+                formula = self.trees[problem.fields.index(field)]
+                for name, order in zip(self.coordinates, index, strict=True):
+                    for _ in range(order):
+                        formula = partial(formula, sympy.Symbol(name, real=True))
+                values[symbol.name] = np.broadcast_to(evaluate(formula, values, NUMPY), len(points))
+            residual = np.broadcast_to(evaluate(tree, values, NUMPY), len(points))
+            parts = [np.broadcast_to(evaluate(part, values, NUMPY), len(points)) for part in sympy.Add.make_args(tree)]
+        # At a corner of the formula (|x|, where) derivatives may be undefined: judged where they are finite.
+        finite = np.isfinite(residual)
+        scale = max(float(np.abs(np.where(finite, part, 0.0)).max()) for part in parts)
+        worst = float(np.abs(np.where(finite, residual, 0.0)).max())
+        if not finite.any() or worst > 1e-6 * max(scale, 1e-300) + 1e-12:
+            raise ReferenceUnavailable(
+                f"the exact solution given does not satisfy {what} (largest residual {worst:.2g}); correct the formula "
+                "or set 'reference: auto'"
+            )

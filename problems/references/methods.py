@@ -1,0 +1,208 @@
+"""The classical methods behind one face: solve at a level of resolution in space and a level in time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .collocation import Collocation
+from .etdrk4 import FourierSystem, NotApplicable, etdrk4
+from .radau import integrate
+from .solution import GridSolution, Slices
+from .steady import newton
+from .system import ReferenceUnavailable, System, partial
+
+__all__ = ["FourierETDRK4", "Method", "NewtonCollocation", "RadauCollocation", "candidates"]
+
+Array = NDArray[np.float64]
+
+_STAGES = 7
+# Dense matrices beyond this many unknowns take longer than a reference may.
+_DENSE = 2600
+
+
+class Method(ABC):
+    """A solver with two knobs.
+
+    Attributes:
+        name: what the report calls it.
+        space: nodes per coordinate, coarse to fine; (0,) without space coordinates.
+        time: tolerances, or numbers of steps, coarse to fine; (0,) for steady problems.
+        start: indices into both at which refinement begins.
+    """
+
+    name: str
+    space: tuple[int, ...]
+    time: tuple[float, ...]
+    start: tuple[int, int]
+
+    @abstractmethod
+    def solve(self, i: int, j: int, deadline: float) -> GridSolution:
+        """Solve at levels i in space and j in time."""
+
+    @abstractmethod
+    def coarser(self, i: int, j: int, fine: GridSolution, deadline: float) -> GridSolution | None:
+        """The solution `fine` of these levels once more with longer steps; None where time plays no part."""
+
+    @abstractmethod
+    def growth(self, old: tuple[int, int], new: tuple[int, int]) -> float:
+        """How many times longer the new levels should take than the old."""
+
+    @abstractmethod
+    def describe(self, i: int, j: int) -> str:
+        """The resolution in words."""
+
+
+class FourierETDRK4(Method):
+    """Fourier space, exponential time differencing."""
+
+    def __init__(self, system: System) -> None:
+        self.fourier = FourierSystem(system)
+        if not self.fourier.smooth_when_mirrored():
+            raise NotApplicable("the initial data have a corner when mirrored at the walls")
+        self.axes = len(system.space)
+        largest = 4096 if self.axes == 1 else 256
+        self.space = tuple(n for k in range(4, 13) for n in (2**k, 3 * 2 ** (k - 1)) if n <= largest)
+        self.time = tuple(float(2**k) for k in range(4, 18))
+        self.start = (2, 2) if self.axes == 1 else (1, 2)
+        self.name = "Fourier ETDRK4" + (", mirrored at the walls" if self.fourier.mirrored else "")
+
+    def solve(self, i: int, j: int, deadline: float) -> GridSolution:  # noqa: D102
+        return etdrk4(self.fourier, self.space[i], int(self.time[j]), deadline=deadline)
+
+    def coarser(self, i: int, j: int, fine: GridSolution, deadline: float) -> GridSolution | None:  # noqa: D102
+        return self.solve(i, j - 1, deadline)
+
+    def growth(self, old: tuple[int, int], new: tuple[int, int]) -> float:  # noqa: D102
+        nodes = (self.space[new[0]] / self.space[old[0]]) ** self.axes
+        return nodes ** (0.6 if self.axes == 1 else 1.1) * self.time[new[1]] / self.time[old[1]]
+
+    def describe(self, i: int, j: int) -> str:  # noqa: D102
+        return f"{self.space[i]} nodes per coordinate, {int(self.time[j])} steps"
+
+
+class RadauCollocation(Method):
+    """Collocation in space, Radau IIA of order 13 in time. Without space coordinates: a system of ODEs."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        _check_affine(system)
+        self.axes = len(system.space)
+        components = sum(max(m, 1) for m in system.orders)
+        ladder = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+        self.space = tuple(n for n in ladder if components * n**self.axes <= _DENSE) if self.axes else (0,)
+        if len(self.space) < 3 and self.axes:
+            raise ReferenceUnavailable(
+                f"{components} components on a grid of {self.axes} coordinates are too many for the dense collocation "
+                "behind the automatic reference; give an exact solution or set 'reference: none'"
+            )
+        self.time = tuple(10.0 ** -(2 + 1.5 * k) for k in range(8))
+        self.start = (min(3, len(self.space) - 1), 3) if self.axes else (0, 4)
+        kinds = sorted({"Fourier" if c in system.periodic else "Chebyshev" for c in system.space})
+        self.name = (" and ".join(kinds) + " collocation + " if kinds else "") + f"Radau IIA({2 * _STAGES - 1})"
+
+    def solve(self, i: int, j: int, deadline: float) -> GridSolution:  # noqa: D102
+        return self._march(i, j, deadline, None)
+
+    def coarser(self, i: int, j: int, fine: GridSolution, deadline: float) -> GridSolution | None:  # noqa: D102
+        # Two tolerances can lead to the same few steps. Two thirds of the steps, distributed alike, cannot.
+        assert fine.slices is not None
+        breaks = fine.slices.times[::_STAGES]
+        steps = len(breaks) - 1
+        fewer = max(1, 2 * steps // 3)
+        partition = np.interp(np.arange(1, fewer + 1) * (steps / fewer), np.arange(steps + 1), breaks)
+        return self._march(i, j, deadline, partition)
+
+    def _march(self, i: int, j: int, deadline: float, partition: Array | None) -> GridSolution:
+        grid = Collocation(self.system, [self.space[i]] * self.axes)
+        times, states = integrate(
+            grid,
+            grid.initial(),
+            self.system.span,
+            self.time[j],
+            deadline=deadline,
+            stages=_STAGES,
+            partition=partition,
+        )
+        assert self.system.time is not None
+        column = self.system.coordinates.index(self.system.time)
+        return GridSolution(grid.bases, grid.fields(states), Slices(times, _STAGES + 1, _STAGES), column)
+
+    def growth(self, old: tuple[int, int], new: tuple[int, int]) -> float:  # noqa: D102
+        nodes = (self.space[new[0]] / self.space[old[0]]) ** self.axes if self.axes else 1.0
+        return nodes**2.3 * (self.time[old[1]] / self.time[new[1]]) ** (1 / _STAGES)
+
+    def describe(self, i: int, j: int) -> str:  # noqa: D102
+        nodes = f"{self.space[i]} nodes per coordinate, " if self.axes else ""
+        return f"{nodes}tolerance {self.time[j]:.1e}"
+
+
+class NewtonCollocation(Method):
+    """Steady problems: Newton's method on the collocation equations."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.axes = len(system.space)
+        ladder = (6, 8, 12, 16, 24, 32, 40, 50, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+        fields = len(system.fields)
+        self.space = tuple(n for n in ladder if fields * n**self.axes <= _DENSE)
+        self.time = (0.0,)
+        self.start = (min(3, len(self.space) - 1), 0)
+        kinds = sorted({"Fourier" if c in system.periodic else "Chebyshev" for c in system.space})
+        self.name = "Newton-" + "-".join(kinds)
+
+    def solve(self, i: int, j: int, deadline: float) -> GridSolution:  # noqa: D102
+        grid = Collocation(self.system, [self.space[i]] * self.axes)
+        return GridSolution(grid.bases, grid.fields(newton(grid, deadline=deadline)[None]))
+
+    def coarser(self, i: int, j: int, fine: GridSolution, deadline: float) -> GridSolution | None:  # noqa: D102
+        return None
+
+    def growth(self, old: tuple[int, int], new: tuple[int, int]) -> float:  # noqa: D102
+        return (self.space[new[0]] / self.space[old[0]]) ** (2.8 * self.axes)
+
+    def describe(self, i: int, j: int) -> str:  # noqa: D102
+        return f"{self.space[i]} nodes per coordinate"
+
+
+def _check_affine(system: System) -> None:
+    """Refuse residuals whose highest time derivatives are not determined by a linear system."""
+    for tree in system.equations:
+        jets = system.jets(tree)
+        highest = {s for s, j in jets.items() if 0 < system.orders[j.field] == j.time}
+        for symbol in highest:
+            if partial(tree, symbol).free_symbols & highest:
+                raise ReferenceUnavailable(
+                    f"the equation is not linear in its highest time derivative ({symbol}), so the solution can "
+                    "branch; solve it for that derivative, or give an exact solution"
+                )
+
+
+def candidates(system: System) -> Sequence[type[Method]]:
+    """Methods to try, best first; a constructor may still raise NotApplicable."""
+    if system.time is None:
+        return (NewtonCollocation,)
+    if not system.space:
+        return (RadauCollocation,)
+    return (FourierETDRK4, RadauCollocation)
+
+
+def common_axes(system: System) -> tuple[Array | None, list[Array]]:
+    """Times and points of the tensor set on which solutions are compared: no node of any grid, ends included."""
+    times = None
+    if system.time is not None:
+        start, end = system.span
+        count = 60 if len(system.space) < 2 else 24
+        if not system.space:
+            count = 4000
+        times = start + (end - start) * (np.arange(count) + 0.6180339887) / count
+        times[-1] = end
+    count = {0: 0, 1: 700, 2: 60}[len(system.space)]
+    axes = []
+    for name in system.space:
+        low, high = system.bounds[name]
+        axes.append(low + (high - low) * (np.arange(count) + 0.4142135623) / count)
+    return times, axes

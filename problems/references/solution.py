@@ -1,0 +1,139 @@
+"""A computed solution as a function: spectral in space, piecewise polynomial in time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .spectral import Basis, barycentric_matrix, barycentric_weights
+
+__all__ = ["GridSolution", "Slices"]
+
+Array = NDArray[np.float64]
+
+# Entries of one interpolation matrix; keeps the memory of an evaluation to tens of megabytes.
+_BLOCK = 4_000_000
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Times at which a solution is stored, and the stencils that interpolate between them.
+
+    Args:
+        times: shape (k,), increasing.
+        width: nodes of one interpolating polynomial.
+        stride: distance between the first nodes of neighbouring stencils. A collocation polynomial over
+            w - 1 stages has stride w - 1; equispaced slices slide by one.
+    """
+
+    times: Array
+    width: int
+    stride: int
+
+    def stencils(self, t: Array) -> Array:
+        """First slice of the stencil for each time, shape (n,)."""
+        width = min(self.width, len(self.times))
+        if self.stride == width - 1 and width > 1:
+            breaks = self.times[:: self.stride]
+            step = np.clip(np.searchsorted(breaks, t, side="right") - 1, 0, len(breaks) - 2)
+            return step * self.stride
+        centre = np.searchsorted(self.times, t, side="right") - width // 2
+        return np.clip(centre, 0, len(self.times) - width)
+
+    def weights(self, start: int, t: Array) -> Array:
+        """Matrix (times, width) that interpolates from the stencil beginning at `start`."""
+        nodes = self.times[start : start + min(self.width, len(self.times))]
+        return barycentric_matrix(nodes, barycentric_weights(nodes), t)
+
+
+@dataclass(frozen=True)
+class GridSolution:
+    """Nodal values on a tensor grid at stored times.
+
+    Args:
+        bases: one per space coordinate, in declared order.
+        values: shape (times, fields, n_1, ..., n_d); one time for a steady solution.
+        slices: the stored times; None for a steady solution.
+        time_column: the column of time in a point array; None for a steady solution.
+    """
+
+    bases: Sequence[Basis]
+    values: Array
+    slices: Slices | None = None
+    time_column: int | None = None
+
+    def __call__(self, points: Array) -> Array:
+        """Values at scattered points.
+
+        Args:
+            points: shape (n, coordinates), columns in declared order.
+
+        Returns:
+            Shape (n, fields).
+        """
+        points = np.asarray(points, dtype=float)
+        result = np.empty((len(points), self.values.shape[1]))
+        space = points if self.time_column is None else np.delete(points, self.time_column, axis=1)
+        for members, weights, start in self._groups(points, self.time_column):
+            stored = self.values[start : start + weights.shape[1]]
+            limit = max(1, _BLOCK // max(int(np.prod(stored.shape[2:])) * len(stored), 1))
+            for first in range(0, len(members), limit):
+                chosen = members[first : first + limit]
+                result[chosen] = self._scattered(stored, weights[first : first + limit], space[chosen])
+        return result
+
+    def _groups(self, points: Array, column: int | None) -> list[tuple[NDArray[np.intp], Array, int]]:
+        """Points that share a time stencil: their rows, time weights (rows, width) and first slice."""
+        if self.slices is None or column is None:
+            return [(np.arange(len(points)), np.ones((len(points), 1)), 0)]
+        t = points[:, column]
+        starts = self.slices.stencils(t)
+        order = np.argsort(starts, kind="stable")
+        cuts = np.flatnonzero(np.diff(starts[order])) + 1
+        return [
+            (members, self.slices.weights(int(starts[members[0]]), t[members]), int(starts[members[0]]))
+            for members in np.split(order, cuts)
+            if len(members)
+        ]
+
+    def _scattered(self, stored: Array, weights: Array, space: Array) -> Array:
+        """Contract one coordinate after the other: stored (k, f, n_1, ...) with weights (p, k)."""
+        if not self.bases:
+            return np.einsum("pk,kf->pf", weights, stored)
+        matrices = []
+        for axis, basis in enumerate(self.bases):
+            distinct, inverse = np.unique(space[:, axis], return_inverse=True)
+            matrices.append(basis.interpolation(distinct)[inverse])
+        # The first coordinate as one matrix product over all slices: (p, k, f, n_2, ...).
+        partial = np.tensordot(matrices[0], stored, axes=(1, 2))
+        for matrix in matrices[1:]:
+            partial = np.einsum("pkf...a,pa->pkf...", np.moveaxis(partial, 3, -1), matrix)
+        return np.einsum("pk,pkf->pf", weights, partial)
+
+    def on_grid(self, times: Array | None, axes: Sequence[Array]) -> Array:
+        """Values on a tensor grid.
+
+        Args:
+            times: shape (k,), or None for a steady solution.
+            axes: points by space coordinate.
+
+        Returns:
+            Shape (k, fields, len(axes[0]), ...).
+        """
+        matrices = [basis.interpolation(points) for basis, points in zip(self.bases, axes, strict=True)]
+        if self.slices is None or times is None:
+            return self._refined(self.values[:1], matrices)
+        result = np.empty((len(times), self.values.shape[1], *(len(points) for points in axes)))
+        for members, weights, start in self._groups(times[:, None], 0):
+            stored = self.values[start : start + weights.shape[1]]
+            result[members] = self._refined(np.tensordot(weights, stored, axes=(1, 0)), matrices)
+        return result
+
+    @staticmethod
+    def _refined(values: Array, matrices: Sequence[Array]) -> Array:
+        for axis, matrix in enumerate(matrices):
+            values = np.moveaxis(np.tensordot(matrix, values, axes=(1, axis + 2)), 0, axis + 2)
+        return values

@@ -1,0 +1,107 @@
+"""Newton's method for steady collocation systems, damped by the natural monotonicity test.
+
+A full step is halved until the simplified correction shrinks (Deuflhard, Newton Methods for Nonlinear Problems,
+section 3.3.2); the test does not change when rows are rescaled, which boundary rows beside fourth derivatives need.
+Where that fails from zero, the homotopy G(u) - (1 - s) G(0) = 0 leads there from u = 0 at s = 0.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import lapack, lu_factor, lu_solve
+
+from .collocation import Collocation
+from .radau import Diverged, OutOfTime
+from .system import ReferenceUnavailable
+
+__all__ = ["newton"]
+
+Array = NDArray[np.float64]
+
+
+def newton(system: Collocation, *, deadline: float = np.inf) -> Array:
+    """Solve G(u) = 0 from u = 0.
+
+    Returns:
+        Flat state, shape (unknowns,).
+
+    Raises:
+        ReferenceUnavailable: the linearised system is singular.
+        Diverged: no convergence, from zero or by continuation.
+        OutOfTime: the deadline passed.
+    """
+    zero = np.zeros(system.unknowns)
+    offset = _residual(system, zero)
+    solution = _damped(system, zero, 0.0 * offset, deadline) if np.all(np.isfinite(offset)) else None
+    if solution is not None:
+        return solution
+    if not np.all(np.isfinite(offset)):
+        raise Diverged("the equation has no finite value at u = 0, where Newton's method starts")
+    u, s, step = zero, 0.0, 0.1
+    while s < 1.0:
+        target = min(1.0, s + step)
+        found = _damped(system, u, (1.0 - target) * offset, deadline)
+        if found is None:
+            step *= 0.5
+            if step < 1e-4:
+                raise Diverged(f"continuation from zero stopped at {s:.3g} of the way")
+        else:
+            u, s, step = found, target, min(1.6 * step, 0.5)
+    return u
+
+
+def _residual(system: Collocation, u: Array) -> Array:
+    with np.errstate(all="ignore"):
+        return system.residual(np.zeros(1), u[None], np.zeros((1, len(u))))[0]
+
+
+def _damped(system: Collocation, u: Array, shift: Array, deadline: float) -> Array | None:
+    damping = 1.0
+    residual = _residual(system, u) - shift
+    best = np.inf
+    for iteration in range(60):
+        if time.perf_counter() > deadline:
+            raise OutOfTime
+        matrix, _ = system.jacobian(0.0, u, np.zeros_like(u))
+        if not np.all(np.isfinite(matrix)):
+            return None
+        # Rows differ by powers of n: scaled, so that the condition number means something.
+        rows = np.abs(matrix).max(axis=1)
+        rows[rows == 0] = 1.0
+        matrix /= rows[:, None]
+        norm = np.abs(matrix).sum(axis=0).max()
+        factor = lu_factor(matrix, overwrite_a=True, check_finite=False)
+        inverse_condition, _ = lapack.dgecon(factor[0], norm)
+        if not inverse_condition > 1e-14:
+            if iteration == 0:
+                raise ReferenceUnavailable(
+                    "the steady equation with these conditions determines its solution only up to a constant or a "
+                    "mode (the collocation matrix is singular); fix the value somewhere on the boundary"
+                )
+            return None
+        correction = lu_solve(factor, -residual / rows, check_finite=False)
+        size = _size(correction)
+        scale = max(_size(u + correction), 1e-300)
+        if size <= 1e-13 * scale or (size <= 1e-9 * scale and size > 0.3 * best):
+            return u + correction
+        best = size
+        while True:
+            trial = u + damping * correction
+            trial_residual = _residual(system, trial) - shift
+            if np.all(np.isfinite(trial_residual)):
+                simplified = _size(lu_solve(factor, -trial_residual / rows, check_finite=False))
+                if simplified <= (1.0 - damping / 4.0) * size or simplified <= 1e-12 * scale:
+                    break
+            damping *= 0.5
+            if damping < 1e-5:
+                return None
+        u, residual = trial, trial_residual
+        damping = min(1.0, 2.0 * damping)
+    return None
+
+
+def _size(u: Array) -> float:
+    return float(np.sqrt(np.mean(u**2)))

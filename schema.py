@@ -1,0 +1,105 @@
+"""JSON Schema of a case file, made from the option classes, so that editors complete and check.
+
+Use it by writing `# yaml-language-server: $schema=residua.schema.json` at the top of a case file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .config import NAME, RunOptions
+from .problems import registry
+from .solvers.options import CausalOptions, PinnOptions
+from .typed import schema
+
+__all__ = ["json_schema"]
+
+_EXPRESSION = {
+    "type": ["number", "string"],
+    "description": "a number or an expression such as 0.01/pi or -sin(pi*x)",
+}
+_CONSTANT = {
+    "type": ["number", "string"],
+    "description": "a number or a constant expression such as 0.01/pi",
+}
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema (draft 2020-12) of a whole case."""
+    solver = schema(PinnOptions | CausalOptions)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Residua case",
+        "type": "object",
+        "required": ["problem"],
+        "additionalProperties": False,
+        "properties": {
+            "problem": {
+                "anyOf": [{"enum": list(registry.names())}, _library_problem(), _definition()]
+            },
+            "solver": {**solver, "description": "the backend and its settings"},
+            "run": {**schema(RunOptions), "description": "seed, precision, budget, output"},
+        },
+    }
+
+
+def _library_problem() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": ["name"],
+        "additionalProperties": False,
+        "properties": {
+            "name": {"enum": list(registry.names()), "description": "a problem of the library"},
+            "parameters": {"type": "object", "additionalProperties": _CONSTANT},
+        },
+    }
+
+
+def _definition() -> dict[str, Any]:
+    where = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+    condition = {
+        "type": "object",
+        "properties": {
+            "where": {
+                **where,
+                "description": "a face such as 'x = 1', 't = 0', several of them, or 'boundary'",
+            },
+            "periodic": {
+                **where,
+                "description": "the coordinate, or coordinates, that close on themselves",
+            },
+            "equation": {"type": "string", "description": "a condition such as u_x + 2*u = 0"},
+            "name": {"type": "string", "description": "what to call it in reports"},
+        },
+        "additionalProperties": _EXPRESSION,
+    }
+    parameter = {
+        "type": "object",
+        "required": ["value"],
+        "additionalProperties": False,
+        "properties": {
+            "value": _CONSTANT,
+            "range": {"type": "array", "items": _CONSTANT, "minItems": 2, "maxItems": 2},
+            "description": {"type": "string"},
+        },
+    }
+    bounds = {"type": "array", "items": _CONSTANT, "minItems": 2, "maxItems": 2}
+    return {
+        "type": "object",
+        "required": ["coordinates", "fields", "equations"],
+        "additionalProperties": False,
+        "properties": {
+            "name": {"type": "string", "pattern": f"^{NAME}$"},
+            "title": {"type": "string"},
+            "description": {"type": "string"},
+            "coordinates": {"type": "object", "additionalProperties": bounds, "minProperties": 1},
+            "fields": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            "parameters": {
+                "type": "object",
+                "additionalProperties": {"anyOf": [_CONSTANT, parameter]},
+            },
+            "equations": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            "conditions": {"type": "array", "items": condition},
+            "reference": {"anyOf": [{"type": "string"}, {"type": "object"}]},
+        },
+    }

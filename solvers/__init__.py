@@ -1,0 +1,69 @@
+"""Backends that turn an equation into a solution; they need no data.
+
+`BACKENDS` names them without importing them: the class is loaded on first use, so that listing
+backends or refusing a case file does not load torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from . import accepts, options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..problems.problem import Problem
+
+__all__ = ["BACKENDS", "Backend"]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One entry of the registry.
+
+    Attributes:
+        name: what a case file writes under `solver.name`.
+        title: one line for lists.
+        module: module of this package that holds the class.
+        attribute: name of the class in it.
+        options: its settings.
+        accepts: None if the backend can solve the problem, else the reason why not, as a sentence.
+    """
+
+    name: str
+    title: str
+    module: str
+    attribute: str
+    options: type
+    accepts: Callable[[Problem], str | None]
+
+    def load(self) -> Any:
+        """The solver class itself; imports torch."""
+        return getattr(import_module(f".{self.module}", __package__), self.attribute)
+
+
+BACKENDS: Mapping[str, Backend] = {
+    backend.name: backend
+    for backend in (
+        Backend(
+            "pinn",
+            "network on the whole domain at once",
+            "pinn",
+            "Pinn",
+            options.PinnOptions,
+            accepts.pinn,
+        ),
+        Backend(
+            "causal",
+            "network in time windows, causally weighted",
+            "causal",
+            "Causal",
+            options.CausalOptions,
+            accepts.causal,
+        ),
+    )
+}

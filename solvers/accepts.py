@@ -1,0 +1,35 @@
+"""Which backend can solve which problem, and why not; asked before torch is loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..problems.problem import Problem
+
+__all__ = ["causal", "pinn"]
+
+# The truncated Taylor algebra of the engine carries derivatives of this total order.
+HIGHEST_ORDER = 4
+
+
+def pinn(problem: Problem) -> str | None:
+    """A network on the whole domain: every equation whose derivatives the engine carries."""
+    for equation in problem.equations:
+        for field, indices in equation.derivatives.items():
+            if (order := max(map(sum, indices), default=0)) > HIGHEST_ORDER:
+                return (
+                    f"{field} has a derivative of order {order}; the engine carries {HIGHEST_ORDER}"
+                )
+    return None
+
+
+def causal(problem: Problem) -> str | None:
+    """Time windows: as `pinn`, for a problem with time and initial data."""
+    if problem.time is None:
+        return "there is no time coordinate t to march along"
+    if not any(problem.time_order.values()):
+        return "no equation holds a time derivative"
+    if problem.time in problem.periodic:
+        return "the problem is periodic in time, so there is no first moment"
+    return pinn(problem)

@@ -1,0 +1,236 @@
+"""What a case file may say under `solver`: every setting with its limits and default.
+
+Nothing here imports torch: a wrong setting must be reported before anything heavy is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from ..errors import ConfigurationError
+from ..typed import option
+
+__all__ = [
+    "Adam",
+    "CausalOptions",
+    "CausalWeights",
+    "Fixed",
+    "GaussNewton",
+    "GradientNorm",
+    "Lbfgs",
+    "Network",
+    "Optimizer",
+    "PinnOptions",
+    "Points",
+    "SolverOptions",
+    "Weighting",
+]
+
+
+@dataclass(frozen=True)
+class Network:
+    """The field that is trained: points in, field values out."""
+
+    kind: Literal["mlp", "modified_mlp"] = option("mlp", "architecture")
+    width: int = option(20, "neurons in each hidden layer", low=1, high=4096)
+    depth: int = option(3, "hidden layers", low=1, high=64)
+    activation: Literal["tanh", "sin", "silu", "gelu"] = option("tanh", "activation function")
+    fourier: int = option(0, "random Fourier features; 0 for none", low=0, high=4096)
+    fourier_scale: float = option(
+        1.0, "standard deviation of the Fourier frequencies", above=0.0, high=1e3
+    )
+    harmonics: int = option(
+        5, "harmonics of the embedding of a periodic coordinate", low=1, high=256
+    )
+    factorised: bool = option(False, "random weight factorisation")
+
+
+@dataclass(frozen=True)
+class Points:
+    """How many collocation points, and how they are chosen."""
+
+    interior: int = option(2000, "collocation points inside the domain", low=1, high=10_000_000)
+    boundary: int = option(100, "points on each boundary face", low=1, high=1_000_000)
+    initial: int = option(200, "points of the initial data", low=1, high=1_000_000)
+    sampler: Literal["sobol", "latin_hypercube", "uniform", "grid"] = option("sobol", "point set")
+    adaptive: Literal["none", "rad", "r3"] = option(
+        "none", "move points to where the residual is large"
+    )
+    resample_every: int = option(
+        0, "optimiser steps between fresh points; 0 for never", low=0, high=10_000_000
+    )
+
+    def __post_init__(self) -> None:
+        if self.adaptive != "none" and self.resample_every == 0:
+            raise ConfigurationError(
+                f"'{self.adaptive}' never acts while resample_every is 0",
+                path=("adaptive",),
+                advice="write 'resample_every: 100' beside it, or 'adaptive: none'",
+            )
+
+
+@dataclass(frozen=True)
+class GaussNewton:
+    """Gauss-Newton with Levenberg-Marquardt damping on the collocation residuals."""
+
+    name: Literal["gauss_newton"] = option("gauss_newton", "damped Gauss-Newton")
+    steps: int | None = option(
+        None, "largest number of steps; null for as many as the budget allows", low=1, high=10**9
+    )
+    damping: float = option(
+        1e-3, "first damping, relative to the scaled normal matrix", above=0.0, high=1e6
+    )
+    tolerance: float = option(1e-15, "stop when the loss falls below this", low=0.0, high=1.0)
+    solver: Literal["auto", "primal", "dual"] = option(
+        "auto", "normal equations over parameters or over residuals"
+    )
+
+
+@dataclass(frozen=True)
+class Lbfgs:
+    """Limited-memory BFGS with a strong-Wolfe line search."""
+
+    name: Literal["lbfgs"] = option("lbfgs", "L-BFGS")
+    steps: int | None = option(
+        None, "largest number of steps; null for as many as the budget allows", low=1, high=10**9
+    )
+    tolerance: float = option(1e-15, "stop when the loss falls below this", low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam, mostly as a warm-up."""
+
+    name: Literal["adam"] = option("adam", "Adam")
+    steps: int | None = option(
+        None, "largest number of steps; null for as many as the budget allows", low=1, high=10**9
+    )
+    learning_rate: float = option(1e-3, "step size", above=0.0, high=1.0)
+    tolerance: float = option(1e-15, "stop when the loss falls below this", low=0.0, high=1.0)
+
+
+Optimizer: TypeAlias = GaussNewton | Lbfgs | Adam
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Weights of the loss terms that stay as given."""
+
+    name: Literal["fixed"] = option("fixed", "constant weights")
+    values: Mapping[str, float] = option(
+        dict,
+        "weight by name or kind of condition, or of the 'residual'; 1 where not given",
+        above=0.0,
+        high=1e12,
+    )
+
+
+@dataclass(frozen=True)
+class GradientNorm:
+    """Weights that balance the gradients of the terms (Wang, Teng and Perdikaris, SISC 2021)."""
+
+    name: Literal["gradient_norm"] = option("gradient_norm", "weights that balance the gradients")
+    momentum: float = option(
+        0.9, "share of the old weight that is kept at each update", low=0.0, high=0.9999
+    )
+    every: int = option(100, "optimiser steps between updates", low=1, high=1_000_000)
+
+
+Weighting: TypeAlias = Fixed | GradientNorm
+
+
+@dataclass(frozen=True)
+class CausalWeights:
+    """Temporal weights w_i = exp(-epsilon * sum of the losses of all earlier slabs).
+
+    Source: Wang, Sankaran and Perdikaris, "Respecting causality is all you need", 2022.
+    """
+
+    epsilons: tuple[float, ...] = option(
+        (1e-2, 1e-1, 1.0, 1e1, 1e2), "tolerances, from mild to strict", above=0.0, high=1e12
+    )  # fmt: skip
+    delta: float = option(
+        0.99, "go on to the next epsilon once all weights exceed this", above=0.0, high=0.999999
+    )
+    slabs: int = option(32, "time slabs in a window", low=2, high=4096)
+    refresh: int = option(
+        10, "optimiser steps for which the weights are frozen", low=1, high=1_000_000
+    )
+
+    def __post_init__(self) -> None:
+        increasing = all(a < b for a, b in zip(self.epsilons, self.epsilons[1:], strict=False))
+        if not self.epsilons or not increasing:
+            raise ConfigurationError(
+                "",
+                path=("epsilons",),
+                found=list(self.epsilons),
+                advice="write increasing numbers, such as [0.01, 1, 100]",
+            )
+
+
+@dataclass(frozen=True)
+class SolverOptions:
+    """What every network backend is told; a case chooses one of the classes below by `name`."""
+
+    name: str = option("", "the backend")
+    network: Network = option(Network, "the field that is trained")
+    hard: bool | tuple[str, ...] = option(
+        True,
+        "conditions built into the field: true (all that can be) or names and kinds",
+    )
+    symmetry: Literal["auto", "none"] | Mapping[str, Literal["even", "odd"]] = option(
+        "auto", "reflections built into the field; auto uses those of the problem"
+    )
+    propagator: Literal["auto"] | bool = option(
+        "auto",
+        "carry hard initial data on by the exact linear part (periodic, 1-D); auto: if not linear",
+    )
+    points: Points = option(Points, "collocation points, of each window where there are several")
+    optimizer: tuple[Optimizer, ...] = option(
+        (GaussNewton(),), "the optimisers, one after the other"
+    )
+    weighting: Weighting = option(Fixed, "weights of the loss terms")
+
+    def __post_init__(self) -> None:
+        if not self.optimizer:
+            raise ConfigurationError(
+                "", path=("optimizer",), found=[], advice="write gauss_newton, lbfgs or adam"
+            )
+        for position, stage in enumerate(self.optimizer[:-1]):
+            if stage.steps is None:
+                raise ConfigurationError(
+                    f"'{stage.name}' has no number of steps, so the next stage would never begin",
+                    path=("optimizer", position),
+                    advice=f"write {{name: {stage.name}, steps: 1000}}",
+                )
+
+
+@dataclass(frozen=True)
+class PinnOptions(SolverOptions):
+    """Physics-informed network on the whole domain at once."""
+
+    name: Literal["pinn"] = option("pinn", "the backend")
+
+
+@dataclass(frozen=True)
+class CausalOptions(SolverOptions):
+    """Physics-informed network in time windows with causal weights.
+
+    The causal weighting is covered by a patent of a university; see the README before using it
+    commercially.
+    """
+
+    name: Literal["causal"] = option("causal", "the backend")
+    windows: int = option(
+        1, "time windows of equal length, solved one after the other", low=1, high=1000
+    )
+    causal: CausalWeights = option(CausalWeights, "temporal weights inside a window")
+    overhang: float = option(
+        0.0,
+        "how far collocation goes past the end of a window, as a share of it",
+        low=0.0,
+        high=1.0,
+    )
+    warm_start: bool = option(True, "begin each window with the network of the one before")

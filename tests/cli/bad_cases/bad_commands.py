@@ -1,0 +1,75 @@
+"""Files that are no text edit of a good case, and command lines."""
+
+from __future__ import annotations
+
+# Files that are no text edit of a good one: content and a word of the message.
+CONTENTS: list[tuple[str, bytes, str]] = [
+    ("empty", b"", "empty"),
+    ("comments", b"# nothing\n", "empty"),
+    ("null document", b"null\n", "mapping"),
+    ("scalar", b"burgers\n", "mapping"),
+    ("list", b"- problem\n", "mapping"),
+    ("binary", bytes(range(256)), "case.yaml"),
+    ("png", b"\x89PNG\r\n\x1a\n\x00\x00", "UTF-8"),
+    ("hdf5", b"\x00\x89HDF\r\n", "case.yaml"),
+    ("utf-16", "problem: heat\n".encode("utf-16"), "UTF-8"),
+    ("half a character", b"problem: \xc3\n", "case.yaml:1"),
+    ("nul", b"problem: he\x00at\n", "U+0000"),
+    ("large", b"# filling\n" * 40_000, "larger"),
+    ("one huge text", b"problem: " + b"a" * 200_000, "problem"),
+    ("many keys", b"".join(b"k%d: 1\n" % i for i in range(20_000)), "10000"),
+    ("very deep", b"[" * 100_000, "32 deep"),
+    ("mapping bomb", b"a: {" + b"b: {" * 50_000, "32 deep"),
+]
+
+# Arguments of the command, after `residua`, and words of the message. {good} is a valid case file.
+ARGUMENTS: list[tuple[str, tuple[str, ...]]] = [
+    ("", ("no command",)),
+    ("slove {good}", ("'slove'", "'solve'")),
+    ("{good}", ("residua solve",)),
+    ("frobnicate", ("'frobnicate'",)),
+    ("solve", ("CASE",)),
+    ("solve {good} --dryrun", ("--dryrun", "--dry-run")),
+    ("solve {good} extra", ("'extra'",)),
+    ("--debu list", ("--debu", "--debug")),
+    (
+        "solve {good} --set problem.coordinates.y=[0,1]",
+        ("--set problem.coordinates.y", "write one of: x, t"),
+    ),
+    ("solve {good} --resume --overwrite", ("--resume",)),
+    ("solve {good} --device tpu", ("tpu",)),
+    ("solve missing.yaml", ("missing.yaml", "no such file")),
+    ("solve folder.yaml", ("folder.yaml", "is a folder")),
+    ("solve pipe.yaml", ("pipe.yaml", "not a regular file")),
+    ("solve loop.yaml", ("loop.yaml", "cannot be opened")),
+    ("solve brugers", ("'brugers'", "'burgers'")),
+    ("show brugers", ("'brugers'", "'burgers'")),
+    ("list everything", ("'everything'",)),
+    ("solve {good} --set", ("--set",)),
+    ("solve {good} --set solver.windows", ("--set solver.windows", "KEY=VALUE")),
+    ("solve {good} --set =4", ("KEY=VALUE",)),
+    ("solve {good} --set solver..windows=4", ("KEY=VALUE",)),
+    ("solve {good} --set solver.windows=", ("no value",)),
+    (
+        "solve {good} --set solver.windos=4",
+        ("--set solver.windos=4", "unknown key 'windos'", "'windows'"),
+    ),
+    (
+        "solve {good} --set solver.windows=four",
+        ("--set solver.windows=four", "'four'", "whole number"),
+    ),
+    ("solve {good} --set solver.windows=[", ("--set solver.windows=[", "YAML syntax")),
+    ("solve {good} --set solver.windows.x=4", ("solver.windows", "single value")),
+    ("solve {good} --set solver.optimizer.steps=4", ("list of 2", "solver.optimizer.0")),
+    ("solve {good} --set solver.optimizer.7.steps=4", ("list of 2",)),
+    ("solve {good} --set solvr.windows=4", ("unknown key 'solvr'", "'solver'")),
+    ("solve {good} --set problem.parameters.mu=4", ("--set problem.parameters.mu=4", "mu")),
+    ("solve {good} --set problem.parameters.nu=-4", ("--set problem.parameters.nu=-4", "nu")),
+    ("solve burgers --set problem.parameters.nu=.nan", ("problem.parameters.nu", "nan")),
+    ("solve burgers --set run.budget=soon", ("run.budget", "'soon'")),
+    ("solve {good} --out good.yaml", ("is a file",)),
+    ("solve {good} --out good.yaml/inside", ("is a file",)),
+    ("solve {good} --out full", ("full", "no run folder")),
+    ("solve {good} --out finished", ("finished", "--overwrite")),
+    ("solve {good} --out unfinished", ("unfinished", "--resume")),
+]

@@ -1,0 +1,105 @@
+"""Misspelt, missing and misplaced keys at every level."""
+
+from __future__ import annotations
+
+from bad_base import FIRST, LIBRARY, Bad
+
+KEYS = [
+    Bad("top level", "solver:\n", "sovler:\n", "solver:\n", ("unknown key 'sovler'", "'solver'")),
+    Bad("no problem", FIRST, "problm:\n  title", FIRST, ("unknown key 'problm'", "'problem'")),
+    Bad(
+        "problem is null",
+        LIBRARY,
+        "problem:\nrun: {seed: 1}\n",
+        LIBRARY,
+        ("problem", "missing"),
+        base=LIBRARY,
+        line=1,
+    ),
+    Bad(
+        "only a solver",
+        LIBRARY,
+        "solver: pinn\n",
+        LIBRARY,
+        ("problem", "missing"),
+        base=LIBRARY,
+        line=1,
+    ),
+    Bad(
+        "problem keys at the top",
+        LIBRARY,
+        "equations: [u_t = 0]\n",
+        LIBRARY,
+        ("'equations'", "under 'problem:'"),
+        base=LIBRARY,
+    ),
+    Bad("in problem", "fields: [u]", "feilds: [u]", "fields: [u]", ("problem", "feilds", "fields")),
+    Bad(
+        "in parameter",
+        "range: [1e-4, 1]",
+        "rnge: [1e-4, 1]",
+        "range: [1e-3, 1]",
+        ("problem.parameters.nu", "rnge", "range"),
+    ),
+    Bad(
+        "in condition",
+        "{where: x = 1, u: 0}",
+        "{were: x = 1, u: 0}",
+        "{where: x = 1, u: 1}",
+        ("problem.conditions[2]", "where"),
+    ),
+    Bad("in solver", "windows: 4", "windwos: 4", "windows: 5", ("solver.windwos", "'windows'")),
+    Bad("in network", "width: 20", "widht: 20", "width: 8", ("solver.network.widht", "'width'")),
+    Bad(
+        "in points",
+        "interior: 500",
+        "interor: 500",
+        "interior: 5e2",
+        ("solver.points.interor", "'interior'"),
+    ),
+    Bad(
+        "in optimizer",
+        "learning_rate",
+        "learning_rte",
+        "learning_rate",
+        ("solver.optimizer[0].learning_rte", "'learning_rate'"),
+    ),
+    Bad(
+        "in causal",
+        "{epsilons:",
+        "{epsilon:",
+        "{epsilons:",
+        ("solver.causal.epsilon", "'epsilons'"),
+    ),
+    Bad(
+        "in weighting",
+        "values: {initial: 10}",
+        "vales: {initial: 10}",
+        "values: {initial: 1}",
+        ("solver.weighting.vales", "'values'"),
+    ),
+    Bad("in run", "seed: 0", "sede: 0", "seed: 1", ("run.sede", "'seed'")),
+    Bad(
+        "other optimizer's setting",
+        "name: adam, steps",
+        "name: lbfgs, steps",
+        "name: adam, steps",
+        ("'lbfgs' has no setting 'learning_rate'", "adam"),
+    ),
+    Bad(
+        "other backend's setting",
+        "name: causal",
+        "name: pinn",
+        "name: causal",
+        ("'pinn' has no setting 'windows'", "causal"),
+        line=18,
+    ),
+    Bad(
+        "beside a library name",
+        "parameters: {nu: 0.02}",
+        "paramters: {nu: 0.02}",
+        "parameters: {nu: 0.03}",
+        ("paramters", "'parameters'"),
+        base=LIBRARY,
+    ),
+]
