@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
 import sympy
 from sympy.printing.precedence import PRECEDENCE
@@ -256,7 +256,7 @@ class _Printer(StrPrinter):
     def _print_Mul(self, expr: sympy.Mul) -> str:
         # Each divisor on its own: SymPy's 1/(2*(x + 1)) would be read as 1/(2*x + 2).
         coefficient, rest = expr.as_coeff_Mul()
-        size: Any = abs(coefficient)
+        size = cast(Any, abs(coefficient))
         top = [] if size == 1 else [self._print(size)]
         bottom = []
         if size.is_Rational and max(size.p, size.q) <= MAX_INTEGER:

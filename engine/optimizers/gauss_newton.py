@@ -9,12 +9,15 @@ the dual form used for natural gradients in arXiv 2505.12149). Damping follows t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from ...errors import DivergedError
 
 
 RESTART_DAMPING = 1e-3
@@ -56,10 +59,15 @@ class GaussNewton:
 
         Returns:
             The sum of squares after the step. `stalled` tells whether no trial lowered it.
+
+        Raises:
+            DivergedError: a residual or the Jacobian is not finite; the parameters were not moved.
         """
         r, jacobian = self.linearise()
         start = parameters_to_vector(self.parameters).detach().clone()
         before = float(r @ r)
+        if not math.isfinite(before) or not bool(torch.isfinite(jacobian).all()):
+            raise DivergedError("a residual or its Jacobian is not finite")
         solve = self._prepare(r, jacobian)
         raised = 2.0
         for _ in range(self.max_trials):
@@ -83,7 +91,9 @@ class GaussNewton:
         self.stalled = True
         return before
 
-    def _prepare(self, r: Tensor, jacobian: Tensor):
+    def _prepare(
+        self, r: Tensor, jacobian: Tensor
+    ) -> Callable[[float], tuple[Tensor | None, float]]:
         rows, columns = jacobian.shape
         gradient = jacobian.T @ r
         scale = torch.linalg.vector_norm(jacobian, dim=0)
@@ -114,6 +124,10 @@ class GaussNewton:
             return direction, predicted - float(direction @ gradient)
 
         return solve
+
+    def soften(self) -> None:
+        """After a divergence: damp strongly."""
+        self.damping = max(1.0, self.damping)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the parameters."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ...errors import ConfigurationError
 from ..equation import parse
 from ..namespace import nearest
-from .automatic import Automatic
+from .automatic import Automatic, applicable
 from .cole_hopf import ColeHopf
 from .exact import ERROR_BAR, Exact
 from .methods import common_axes
@@ -102,6 +102,7 @@ def _automatic(problem: Any, **settings: Any) -> Reference:
         "coarser space and the next coarser time resolution, relative L2 over a dense set",
         evaluate=found.solution,
         price=found.costs,
+        classical=found.names,
     )
 
 
@@ -160,16 +161,8 @@ def _on_axes(exact: Callable[[Array], Array], system: System, times: Array | Non
 
 def _classical(problem: Any) -> str:
     """Name of the solver that the cost curve will use, without running it."""
-    from .etdrk4 import NotApplicable
-    from .methods import candidates
-
     try:
-        system = System(problem)
-        for kind in candidates(system):
-            try:
-                return kind(system).name
-            except NotApplicable:
-                continue
+        methods, _ = applicable(System(problem))
     except ReferenceUnavailable:
-        pass
-    return "none"
+        return "none"
+    return methods[0].name if methods else "none"

@@ -32,20 +32,24 @@ class Method(ABC):
         space: nodes per coordinate, coarse to fine; (0,) without space coordinates.
         time: tolerances, or numbers of steps, coarse to fine; (0,) for steady problems.
         start: indices into both at which refinement begins.
+        gain: factor by which one rung in time lowers the error.
+        dense_limit: nodes per coordinate up to which its matrices are quick.
     """
 
     name: str
     space: tuple[int, ...]
     time: tuple[float, ...]
     start: tuple[int, int]
+    gain: float = 1.0
+    dense_limit: int = 0
 
     @abstractmethod
     def solve(self, i: int, j: int, deadline: float) -> GridSolution:
         """Solve at levels i in space and j in time."""
 
     @abstractmethod
-    def coarser(self, i: int, j: int, fine: GridSolution, deadline: float) -> GridSolution | None:
-        """The solution `fine` of these levels once more with longer steps; None where time plays no part."""
+    def coarser(self, i: int, j: int, fine: GridSolution, deadline: float) -> GridSolution:
+        """The solution `fine` of these levels once more with longer steps."""
 
     @abstractmethod
     def growth(self, old: tuple[int, int], new: tuple[int, int]) -> float:
@@ -57,7 +61,9 @@ class Method(ABC):
 
 
 class FourierETDRK4(Method):
-    """Fourier space, exponential time differencing."""
+    """Fourier space, exponential time differencing of fourth order."""
+
+    gain = 16.0
 
     def __init__(self, system: System) -> None:
         self.fourier = FourierSystem(system)
@@ -73,7 +79,7 @@ class FourierETDRK4(Method):
     def solve(self, i: int, j: int, deadline: float) -> GridSolution:  # noqa: D102
         return etdrk4(self.fourier, self.space[i], int(self.time[j]), deadline=deadline)
 
-    def coarser(self, i: int, j: int, fine: GridSolution, deadline: float) -> GridSolution | None:  # noqa: D102
+    def coarser(self, i: int, j: int, fine: GridSolution, deadline: float) -> GridSolution:  # noqa: D102
         return self.solve(i, j - 1, deadline)
 
     def growth(self, old: tuple[int, int], new: tuple[int, int]) -> float:  # noqa: D102
@@ -86,6 +92,8 @@ class FourierETDRK4(Method):
 
 class RadauCollocation(Method):
     """Collocation in space, Radau IIA of order 13 in time. Without space coordinates: a system of ODEs."""
+
+    gain = 30.0
 
     def __init__(self, system: System) -> None:
         self.system = system
@@ -100,6 +108,7 @@ class RadauCollocation(Method):
                 "behind the automatic reference; give an exact solution or set 'reference: none'"
             )
         self.time = tuple(10.0 ** -(2 + 1.5 * k) for k in range(8))
+        self.dense_limit = 400 // components if self.axes == 1 else 16
         self.start = (min(3, len(self.space) - 1), 3) if self.axes else (0, 4)
         kinds = sorted({"Fourier" if c in system.periodic else "Chebyshev" for c in system.space})
         self.name = (" and ".join(kinds) + " collocation + " if kinds else "") + f"Radau IIA({2 * _STAGES - 1})"
@@ -107,7 +116,7 @@ class RadauCollocation(Method):
     def solve(self, i: int, j: int, deadline: float) -> GridSolution:  # noqa: D102
         return self._march(i, j, deadline, None)
 
-    def coarser(self, i: int, j: int, fine: GridSolution, deadline: float) -> GridSolution | None:  # noqa: D102
+    def coarser(self, i: int, j: int, fine: GridSolution, deadline: float) -> GridSolution:  # noqa: D102
         # Two tolerances can lead to the same few steps. Two thirds of the steps, distributed alike, cannot.
         assert fine.slices is not None
         breaks = fine.slices.times[::_STAGES]
@@ -158,8 +167,8 @@ class NewtonCollocation(Method):
         grid = Collocation(self.system, [self.space[i]] * self.axes)
         return GridSolution(grid.bases, grid.fields(newton(grid, deadline=deadline)[None]))
 
-    def coarser(self, i: int, j: int, fine: GridSolution, deadline: float) -> GridSolution | None:  # noqa: D102
-        return None
+    def coarser(self, i: int, j: int, fine: GridSolution, deadline: float) -> GridSolution:  # noqa: D102
+        return fine
 
     def growth(self, old: tuple[int, int], new: tuple[int, int]) -> float:  # noqa: D102
         return (self.space[new[0]] / self.space[old[0]]) ** (2.8 * self.axes)

@@ -25,7 +25,7 @@ from scipy.linalg import LinAlgError, lu_factor, lu_solve
 
 from .spectral import barycentric_matrix, barycentric_weights
 
-__all__ = ["Diverged", "ImplicitSystem", "OutOfTime", "Tableau", "integrate", "radau_tableau"]
+__all__ = ["Diverged", "ImplicitSystem", "OutOfTime", "Tableau", "consistent", "integrate", "radau_tableau"]
 
 Array = NDArray[np.float64]
 
@@ -142,7 +142,7 @@ def integrate(
 
     Args:
         system: residual and Jacobian.
-        y: state at the start, shape (unknowns,); algebraic rows need not hold there.
+        y: state at the start, shape (unknowns,); made consistent first.
         span: start and end.
         tolerance: largest last Legendre coefficient of a step, relative to the size of each component so far.
         deadline: value of time.perf_counter() at which to give up.
@@ -159,6 +159,7 @@ def integrate(
     """
     tableau = radau_tableau(stages)
     blocks = system.components
+    y = consistent(system, span[0], y)
     times, states = [np.array([span[0]])], [y[None]]
     scale = np.zeros(blocks)
     t, length = span[0], span[1] - span[0]
@@ -229,6 +230,34 @@ def integrate(
         if not 0.85 < factor < 1.2:
             h = min(h * factor, longest)
     return np.concatenate(times), np.concatenate(states)
+
+
+def consistent(system: ImplicitSystem, t: float, y: Array) -> Array:
+    """The state just after the start: rows without time derivative hold, what the others differentiate is kept.
+
+    Initial data that violate a boundary condition jump at once; a polynomial in time cannot.
+    """
+    at, start, zero = np.array([t]), y, np.zeros_like(y)
+    with np.errstate(all="ignore"):
+        for _ in range(20):
+            by_y, by_slope = system.jacobian(t, y, zero)
+            algebraic = ~by_slope.any(axis=1)
+            if not algebraic.any():
+                return y
+            residual = system.residual(at, y[None], zero[None])[0]
+            matrix = np.where(algebraic[:, None], by_y, by_slope)
+            right = np.where(algebraic, -residual, by_slope @ (start - y))
+            rows = np.abs(matrix).max(axis=1)
+            try:
+                correction = np.linalg.solve(matrix / rows[:, None], right / rows)
+            except np.linalg.LinAlgError:
+                return start
+            if not np.all(np.isfinite(correction)):
+                return start
+            y = y + correction
+            if np.abs(correction).max() <= 1e-12 * np.abs(y).max():
+                return y
+    return start
 
 
 def _newton(system, solver, t, y, h, stage, norm, tolerance) -> tuple[Array | None, int]:  # noqa: ANN001

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Reference"]
+__all__ = ["Reference", "pareto", "seconds_to"]
 
 Array = NDArray[np.float64]
 
@@ -86,3 +86,12 @@ def seconds_to(rows: list[tuple[float, float]], error: float) -> float | None:
             return float(np.exp((1 - part) * np.log(before[0]) + part * np.log(row[0])))
         before = row
     return None
+
+
+def pareto(rows: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Rows (seconds, error) that no cheaper row beats, by increasing seconds and decreasing error."""
+    kept: list[tuple[float, float]] = []
+    for seconds, error in sorted(rows):
+        if not kept or error < kept[-1][1]:
+            kept.append((seconds, error))
+    return kept

@@ -195,7 +195,11 @@ BAD = [
     ("u_t = sqrt(-2)*x", "not a real number", "roots"),
     ("u_t = (-8)^(1/3)", "not a real number", "roots"),
     ("u_t = asin(2)", "not a real number", "roots"),
-    ("u_t = " + "(" * 60 + "-" * 1 + "x" + ")" * 60 + "+" + "sin(" * 60 + "x" + ")" * 60, "deeply", "50"),
+    (
+        "u_t = " + "(" * 60 + "-" * 1 + "x" + ")" * 60 + "+" + "sin(" * 60 + "x" + ")" * 60,
+        "deeply",
+        "50",
+    ),
     ("u_t = " + "(" * 250 + "x" + ")" * 250, "nested too deeply", "50"),
     ("u_t = " + "-" * 3000 + "x", "nested too deeply", "50"),
     ("u_t = " + "x+" * 700 + "x", "expression of 1401 parts", "1000"),

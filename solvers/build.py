@@ -1,0 +1,108 @@
+"""From a case to its fields: which windows there are, and the field of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..config import Case
+from ..engine.constraints import Architecture, Constrained, constrain
+from ..engine.networks.ansatz import Windows
+from ..engine.networks.field import Field
+from ..errors import DataError
+from ..problems.problem import Problem
+from .options import Network, SolverOptions
+
+
+def architecture(network: Network) -> Architecture:
+    """The engine's description of the `network` section."""
+    return Architecture(
+        width=network.width,
+        depth=network.depth,
+        activation=network.activation,
+        gated=network.kind == "modified_mlp",
+        factorised=network.factorised,
+        harmonics=network.harmonics,
+        fourier=network.fourier,
+        fourier_scale=network.fourier_scale,
+    )
+
+
+def window_edges(problem: Problem, options: SolverOptions) -> list[float] | None:
+    """Edges of the time windows, or None where there is no time."""
+    if problem.time is None:
+        return None
+    count = getattr(options, "windows", 1)
+    low, high = problem.bounds[problem.coordinates.index(problem.time)]
+    return [low + (high - low) * i / count for i in range(count)] + [float(high)]
+
+
+def parities(problem: Problem, options: SolverOptions) -> dict[str, dict[str, int]]:
+    """Reflections to build in."""
+    if options.symmetry == "none":
+        return {}
+    found = problem.parities()
+    if options.symmetry == "auto":
+        if options.hard is not True:
+            return {}
+        return {name: dict(by_field) for name, by_field in found.items()}
+    assert isinstance(options.symmetry, Mapping)
+    signs = {"even": 1, "odd": -1}
+    return {
+        name: dict.fromkeys(problem.fields, signs[word]) for name, word in options.symmetry.items()
+    }
+
+
+def window_field(
+    case: Case, window: int, previous: Field | None, *, restore: bool = False
+) -> Constrained:
+    """The field of one time window, freshly initialised from the seed of the run."""
+    options: SolverOptions = case.solver
+    edges = window_edges(case.problem, options)
+    generator = torch.Generator().manual_seed((case.run.seed * 1_000_003 + window) % 2**63)
+    built = constrain(
+        case.problem,
+        architecture(options.network),
+        hard=options.hard,
+        parities=parities(case.problem, options),
+        propagator=options.propagator,
+        span=None if edges is None else (edges[window], edges[window + 1]),
+        previous=previous,
+        generator=generator,
+        restore=restore,
+    )
+    built.field.to(torch.float32 if case.run.dtype == "float32" else torch.float64)
+    return built
+
+
+def join(case: Case, fields: list[Field]) -> Field:
+    """The fields of the windows solved so far, as one."""
+    edges = window_edges(case.problem, case.solver)
+    if edges is None or len(fields) == 1:
+        return fields[0]
+    assert case.problem.time is not None
+    axis = case.problem.coordinates.index(case.problem.time)
+    return Windows(fields, edges[: len(fields) + 1], axis)
+
+
+def build_field(case: Case, architecture: Mapping[str, Any]) -> Field:
+    """The field of a finished run with weights still to be loaded.
+
+    Args:
+        case: its configuration.
+        architecture: as stored with the weights: ``{"windows": number of windows solved}``.
+
+    Raises:
+        DataError: the number of windows does not fit the case.
+    """
+    count = architecture.get("windows")
+    most = getattr(case.solver, "windows", 1)
+    if not isinstance(count, int) or not 1 <= count <= most:
+        raise DataError(f"windows: found {count!r}; the case has {most}")
+    fields: list[Field] = []
+    for window in range(count):
+        previous = fields[-1] if fields else None
+        fields.append(window_field(case, window, previous, restore=True).field)
+    return join(case, fields)

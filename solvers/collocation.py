@@ -1,0 +1,416 @@
+"""Training by collocation: sample points, differentiate, weigh, step; window after window.
+
+The backends `pinn` and `causal` are choices of its parts: one window and plain weights, or several windows and
+causal weights.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import Case
+from ..engine import sampling
+from ..engine.fit import Progress
+from ..engine.networks.field import Context, Field
+from ..engine.optimizers.first_order import LossOptimizer
+from ..engine.optimizers.gauss_newton import GaussNewton
+from ..engine.residuals import PointSet, ResidualEngine, Term, condition_term, interior_term
+from ..engine.taylor import algebra_for
+from ..engine.weighting import Causal, Fixed, GradientNorm, slab_means
+from ..errors import ResourceError
+from . import options as settings
+from .build import join, window_edges, window_field
+
+CANDIDATES = 4
+"""Candidates per collocation point in residual-adaptive sampling."""
+STALLS = 3
+"""Optimiser steps in a row without progress after which a stage is over."""
+LARGEST_JACOBIAN = 8 * 2**30
+
+
+class Collocation:
+    """Trainer of a case; see `residua.engine.fit.Trainer`.
+
+    Args:
+        case: what is solved and how.
+        device: where.
+        causal: settings of the causal weights, None for plain ones.
+    """
+
+    def __init__(
+        self, case: Case, device: torch.device, causal: settings.CausalWeights | None
+    ) -> None:
+        self.case = case
+        self.problem = case.problem
+        self.options: settings.SolverOptions = case.solver
+        self.device = device
+        self.dtype = torch.float32 if case.run.dtype == "float32" else torch.float64
+        self.causal_settings = causal
+        self.edges = window_edges(case.problem, case.solver)
+        self.windows = 1 if self.edges is None else len(self.edges) - 1
+        self.finished: list[Field] = []
+        self.notes: list[str] = []
+        self._open(0)
+
+    # What the loop asks ------------------------------------------------------------------------------------
+
+    @property
+    def field(self) -> Field:
+        """The solution as far as it goes."""
+        return join(self.case, [*self.finished, self.current.field])
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """What `build_field` needs to rebuild it."""
+        return {"windows": len(self.finished) + 1}
+
+    def step(self, seconds_left: float) -> Progress:
+        """One optimiser step; moves on to the next stage, epsilon or window where one is over."""
+        if self._share is None:
+            self._share = seconds_left / (self.windows - self.window)
+            self._clock_start = seconds_left
+        self._refresh()
+        loss = self.optimizer.step()
+        self.stage_step += 1
+        self.window_step += 1
+        self.stalls = self.stalls + 1 if self.optimizer.stalled else 0
+        stage = self.options.optimizer[self.stage]
+        over = (
+            (stage.steps is not None and self.stage_step >= stage.steps)
+            or loss <= stage.tolerance
+            or self.stalls >= STALLS
+        )
+        out_of_time = (
+            math.isfinite(seconds_left) and self._clock_start - seconds_left > self._share
+        )
+        settled = self.causal is not None and self.causal.settled and not self.causal.advance()
+        self._causal_done = self._causal_done or settled
+        extra = self._where()
+        done = False
+        if (over and self.stage + 1 < len(self.options.optimizer)) and not out_of_time:
+            self._begin_stage(self.stage + 1)
+        elif over or out_of_time:
+            if self.window + 1 < self.windows:
+                self.finished.append(self.current.field.requires_grad_(False))
+                self._open(self.window + 1)
+            else:
+                done = True
+        return Progress(loss, self._shares(), extra, done)
+
+    def soften(self) -> None:
+        """See `residua.engine.fit.Trainer`."""
+        self.optimizer.soften()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs, tensors copied."""
+        points = {name: p.points.clone() for name, p in self.batch.items()}
+        weights = {name: p.weights.clone() for name, p in self.batch.items()}
+        return {
+            "window": self.window,
+            "stage": self.stage,
+            "stage_step": self.stage_step,
+            "window_step": self.window_step,
+            "round": self.round,
+            "stalls": self.stalls,
+            "finished": [_copy(f.state_dict()) for f in self.finished],
+            "field": _copy(self.current.field.state_dict()),
+            "points": points,
+            "weights": weights,
+            "optimizer": _copy(self.optimizer.state_dict()),
+            "weighting": self.weighting.state_dict(),
+            "causal": None if self.causal is None else self.causal.state_dict(),
+            "causal_done": self._causal_done,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict`."""
+        self.finished = []
+        for window, weights in enumerate(state["finished"]):
+            previous = self.finished[-1] if self.finished else None
+            member = window_field(self.case, window, previous, restore=True).field
+            member.load_state_dict(weights)
+            self.finished.append(member.to(self.device).requires_grad_(False))
+        self._open(int(state["window"]), state["field"])
+        self._begin_stage(int(state["stage"]))
+        self.stage_step = int(state["stage_step"])
+        self.window_step = int(state["window_step"])
+        self.round = int(state["round"])
+        self.stalls = int(state["stalls"])
+        self.batch = {
+            name: PointSet(
+                points.to(self.device, copy=True),
+                state["weights"][name].to(self.device, copy=True),
+                self._targets(name, points.to(self.device)),
+            )
+            for name, points in state["points"].items()
+        }
+        self.optimizer.load_state_dict(_copy(state["optimizer"]))
+        self.weighting.load_state_dict(state["weighting"])
+        if self.causal is not None and state["causal"] is not None:
+            self.causal.load_state_dict(state["causal"])
+        self._causal_done = bool(state["causal_done"])
+
+    # Windows, stages, points -------------------------------------------------------------------------------
+
+    def _open(self, window: int, weights: dict[str, Tensor] | None = None) -> None:
+        """Set up a time window: field, terms, points, weights, first optimiser."""
+        self.window = window
+        previous = self.finished[-1] if self.finished else None
+        before = getattr(self, "current", None)
+        self.current = window_field(self.case, window, previous, restore=weights is not None)
+        self.current.field.to(self.device)
+        if weights is not None:
+            self.current.field.load_state_dict(weights)
+        elif before is not None and getattr(self.options, "warm_start", False):
+            _warm(self.current.field, before.field)
+        self.notes += [note for note in self.current.notes if note not in self.notes]
+        self.terms = self._terms()
+        self.engine = ResidualEngine(self.problem, self.current.field, self.terms)
+        self.weighting = self._weighting()
+        self.causal = None
+        if self.causal_settings is not None:
+            self.causal = Causal(
+                self.causal_settings.slabs,
+                self.causal_settings.epsilons,
+                self.causal_settings.delta,
+                self.weighting,
+            )
+        self._causal_done = False
+        self.round = 0
+        self.window_step = 0
+        self._share: float | None = None
+        self._clock_start = math.inf
+        self.batch = {}
+        for position, term in enumerate(self.terms):
+            points = self._draw(term, position, self.round)
+            self._set(term.name, points)
+        self._begin_stage(0)
+
+    def _begin_stage(self, stage: int) -> None:
+        self.stage = stage
+        self.stage_step = 0
+        self.stalls = 0
+        chosen = self.options.optimizer[stage]
+        parameters = self.engine.parameters
+        if isinstance(chosen, settings.GaussNewton):
+            rows = sum(len(p.points) * self.engine.terms[n].count for n, p in self.batch.items())
+            size = rows * self.engine.parameter_count * (8 if self.dtype == torch.float64 else 4)
+            if size > LARGEST_JACOBIAN:
+                raise ResourceError(
+                    f"the Gauss-Newton Jacobian ({rows} residuals x {self.engine.parameter_count} parameters) "
+                    f"needs {size / 2**30:.1f} GiB; use fewer points, a smaller network, or optimizer: lbfgs"
+                )
+            self.optimizer: GaussNewton | LossOptimizer = GaussNewton(
+                parameters,
+                lambda: self.engine.row_vector(self.batch),
+                lambda: self.engine.linearise(self.batch),
+                damping=chosen.damping,
+                form=chosen.solver,
+            )
+        else:
+            self.optimizer = LossOptimizer(
+                parameters,
+                lambda: self.engine.loss(self.batch)[0],
+                kind=chosen.name,
+                learning_rate=getattr(chosen, "learning_rate", 1.0),
+            )
+
+    def _terms(self) -> list[Term]:
+        terms = [interior_term(self.problem)]
+        for condition in self.problem.conditions:
+            if condition.name in self.current.met:
+                continue
+            if condition.kind == "initial":
+                if self.window == 0:
+                    terms.append(condition_term(condition, self.problem))
+            else:
+                terms.append(condition_term(condition, self.problem))
+        if self.window > 0 and not self.current.handed_over:
+            assert self.problem.time is not None
+            axis = self.problem.coordinates.index(self.problem.time)
+            zero = (0,) * len(self.problem.coordinates)
+            indices = tuple(
+                (position, tuple(m * (i == axis) for i in range(len(zero))))
+                for position, name in enumerate(self.problem.fields)
+                for m in range(self.problem.time_order[name])
+            )
+            terms.append(Term("handover", "handover", (), indices))
+        return terms
+
+    def _weighting(self) -> Fixed | GradientNorm:
+        kinds = {term.name: _kind(term) for term in self.terms}
+        chosen = self.options.weighting
+        if isinstance(chosen, settings.GradientNorm):
+            return GradientNorm(list(kinds), chosen.momentum, chosen.every)
+        known = set(kinds) | set(kinds.values())
+        return Fixed(kinds, {k: v for k, v in chosen.values.items() if k in known})
+
+    @property
+    def _span(self) -> tuple[float, float] | None:
+        return None if self.edges is None else (self.edges[self.window], self.edges[self.window + 1])
+
+    def _bounds(self, *, interior: bool) -> tuple[tuple[float, float], ...]:
+        bounds = list(self.current.bounds)
+        overhang = getattr(self.options, "overhang", 0.0)
+        if interior and self._span is not None and overhang:
+            assert self.problem.time is not None
+            low, high = self._span
+            axis = self.problem.coordinates.index(self.problem.time)
+            bounds[axis] = (low, high + overhang * (high - low))
+        return tuple(bounds)
+
+    def _draw(self, term: Term, position: int, round_: int, factor: int = 1) -> np.ndarray:
+        """Fresh points of a term; every draw has a seed of its own, so nothing depends on history."""
+        seed = (self.case.run.seed, self.window, position, round_)
+        points = self.options.points
+        if term.kind == "interior":
+            return sampling.interior(
+                self._bounds(interior=True), factor * points.interior, points.sampler, seed
+            )
+        bounds = self._bounds(interior=False)
+        names = self.problem.coordinates
+        if term.kind == "handover":
+            assert self.problem.time is not None and self._span is not None
+            axis = names.index(self.problem.time)
+            drawn = sampling.interior(bounds, points.initial, points.sampler, seed)
+            drawn[:, axis] = self._span[0]
+            return drawn
+        condition = next(c for c in self.problem.conditions if c.name == term.name)
+        count = points.initial if term.kind == "initial" else points.boundary
+        return sampling.on_face(bounds, names, condition.faces[0], count, points.sampler, seed)[0]
+
+    def _set(self, name: str, points: np.ndarray | Tensor) -> None:
+        tensor = torch.as_tensor(np.array(points) if isinstance(points, np.ndarray) else points)
+        tensor = tensor.to(self.device, self.dtype)
+        weight = self.weighting.weights.get(name, 1.0)
+        weights = torch.full((len(tensor),), weight / len(tensor), dtype=self.dtype).to(self.device)
+        self.batch[name] = PointSet(tensor, weights, self._targets(name, tensor))
+
+    def _targets(self, name: str, points: Tensor) -> Tensor | None:
+        term = self.engine.terms[name]
+        if term.kind != "handover":
+            return None
+        algebra = algebra_for([index for _, index in term.indices], points.shape[1])
+        with torch.no_grad():
+            bundle = self.finished[-1].jet(points, algebra, Context())
+        columns = [algebra.derivative(bundle, index)[:, p] for p, index in term.indices]
+        return torch.stack(columns, dim=1)
+
+    # Between steps -----------------------------------------------------------------------------------------
+
+    def _refresh(self) -> None:
+        """New points and weights where they are due; frozen in between, so each step sees one objective."""
+        points = self.options.points
+        every = points.resample_every
+        if every and self.window_step and self.window_step % every == 0:
+            self.round += 1
+            self._resample()
+            if isinstance(self.optimizer, GaussNewton):
+                self.optimizer.damping = min(self.optimizer.damping, 1e-3)
+        weighting = self.weighting
+        if isinstance(weighting, GradientNorm) and weighting.due(self.window_step):
+            weighting.update(self._gradient_norms())
+            for name, members in self.batch.items():
+                n = len(members.points)
+                members.weights = torch.full_like(members.weights, weighting.weights[name] / n)
+        if self.causal is not None and self.causal_settings is not None:
+            due = self.window_step % self.causal_settings.refresh == 0
+            if due or (every and self.window_step % every == 0):
+                self._weigh_causally()
+
+    def _resample(self) -> None:
+        points = self.options.points
+        for position, term in enumerate(self.terms):
+            if term.kind != "interior":
+                continue
+            if points.adaptive == "rad":
+                drawn = self._draw(term, position, self.round, CANDIDATES)
+                size = self._magnitude(drawn)
+                seed = (self.case.run.seed, self.window, 1_000 + position, self.round)
+                self._set(term.name, sampling.rad(drawn, size, points.interior, seed=seed))
+            elif points.adaptive == "r3":
+                fresh = self._draw(term, position, self.round)
+                old = self.batch[term.name].points.cpu().double().numpy()
+                self._set(term.name, sampling.r3(old, self._magnitude(old), fresh))
+            else:
+                self._set(term.name, self._draw(term, position, self.round))
+
+    def _magnitude(self, points: np.ndarray) -> np.ndarray:
+        tensor = torch.as_tensor(np.array(points)).to(self.device, self.dtype)
+        members = PointSet(tensor, torch.ones(len(tensor), dtype=self.dtype, device=self.device))
+        with torch.no_grad():
+            values = self.engine.residuals({"interior": members})["interior"]
+        return values.square().sum(1).sqrt().cpu().double().numpy()
+
+    def _weigh_causally(self) -> None:
+        assert self.causal is not None and self.problem.time is not None
+        members = self.batch["interior"]
+        bounds = self._bounds(interior=True)
+        axis = self.problem.coordinates.index(self.problem.time)
+        index = torch.as_tensor(
+            sampling.slabs(members.points[:, axis].cpu().numpy(), bounds[axis], self.causal.slabs)
+        ).to(self.device)
+        with torch.no_grad():
+            found = self.engine.residuals(self.batch)
+        means = slab_means(found["interior"].square().sum(1).double(), index, self.causal.slabs)
+        initial = [
+            float(self.weighting.weights.get(name, 1.0) * values.square().sum(1).mean())
+            for name, values in found.items()
+            if self.engine.terms[name].kind in ("initial", "handover")
+        ]
+        self.causal.refresh(means, sum(initial) if initial else None)
+        weight = self.weighting.weights.get("interior", 1.0)
+        members.weights = (weight * self.causal.row_weights(index) ** 2).to(self.dtype)
+
+    def _gradient_norms(self) -> dict[str, float]:
+        norms = {}
+        for name, values in self.engine.residuals(self.batch).items():
+            loss = values.square().sum(1).mean()
+            gradients = torch.autograd.grad(loss, self.engine.parameters, allow_unused=True)
+            norms[name] = math.sqrt(sum(float(g.square().sum()) for g in gradients if g is not None))
+        return norms
+
+    def _shares(self) -> dict[str, float]:
+        if len(self.batch) == 1:
+            return {}
+        with torch.no_grad():
+            return {name: float(share) for name, share in self.engine.loss(self.batch)[1].items()}
+
+    def _where(self) -> str:
+        parts = []
+        if self.windows > 1:
+            parts.append(f"window {self.window + 1}/{self.windows}")
+        if len(self.options.optimizer) > 1:
+            parts.append(self.options.optimizer[self.stage].name)
+        if self.causal is not None:
+            parts.append(f"min w {float(self.causal.slab_weights.min()):.2f}")
+        return ", ".join(parts)
+
+
+def _kind(term: Term) -> str:
+    return {"interior": "residual", "handover": "initial"}.get(term.kind, term.kind)
+
+
+def _copy(state: Any) -> Any:
+    if isinstance(state, Tensor):
+        return state.detach().clone()
+    if isinstance(state, dict):
+        return {key: _copy(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(_copy(value) for value in state)
+    return state
+
+
+def _warm(field: Field, before: Field) -> None:
+    """Begin with the trained weights of the window before, where the shapes agree."""
+    old = dict(before.named_parameters())
+    with torch.no_grad():
+        for name, parameter in field.named_parameters():
+            key = name if name in old else name.removeprefix("network.")
+            if parameter.requires_grad and key in old and old[key].shape == parameter.shape:
+                parameter.copy_(old[key])

@@ -1,0 +1,15 @@
+"""Physics-informed network on the whole domain at once (Raissi, Perdikaris & Karniadakis, JCP 378, 2019)."""
+
+from __future__ import annotations
+
+import torch
+
+from ..config import Case
+from .collocation import Collocation
+
+
+class Pinn(Collocation):
+    """Collocation in one window, without causal weights."""
+
+    def __init__(self, case: Case, device: torch.device) -> None:
+        super().__init__(case, device, None)
