@@ -256,10 +256,10 @@ class _Printer(StrPrinter):
     def _print_Mul(self, expr: sympy.Mul) -> str:
         # Each divisor on its own: SymPy's 1/(2*(x + 1)) would be read as 1/(2*x + 2).
         coefficient, rest = expr.as_coeff_Mul()
-        size = cast(Any, abs(coefficient))
+        size: Any = abs(cast(Any, coefficient))
         top = [] if size == 1 else [self._print(size)]
         bottom = []
-        if size.is_Rational and max(size.p, size.q) <= MAX_INTEGER:
+        if isinstance(size, sympy.Rational) and max(size.p, size.q) <= MAX_INTEGER:
             top = [] if size.p == 1 else [str(size.p)]
             bottom = [] if size.q == 1 else [str(size.q)]
         factors: Any = sympy.Mul.make_args(rest)

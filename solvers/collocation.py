@@ -80,16 +80,17 @@ class Collocation:
         self.window_step += 1
         self.stalls = self.stalls + 1 if self.optimizer.stalled else 0
         stage = self.options.optimizer[self.stage]
-        over = (
-            (stage.steps is not None and self.stage_step >= stage.steps)
-            or loss <= stage.tolerance
-            or self.stalls >= STALLS
-        )
+        # Before the causal weights have opened up, a small loss only says that the early slabs are solved.
+        exhausted = loss <= stage.tolerance or self.stalls >= STALLS
+        if exhausted and self.causal is not None and not self.causal.settled:
+            exhausted = False
+            self._weigh_causally()
+        over = exhausted or (stage.steps is not None and self.stage_step >= stage.steps)
         out_of_time = (
             math.isfinite(seconds_left) and self._clock_start - seconds_left > self._share
         )
-        settled = self.causal is not None and self.causal.settled and not self.causal.advance()
-        self._causal_done = self._causal_done or settled
+        if self.causal is not None and self.causal.settled:
+            self.causal.advance()
         extra = self._where()
         done = False
         if (over and self.stage + 1 < len(self.options.optimizer)) and not out_of_time:
@@ -124,7 +125,6 @@ class Collocation:
             "optimizer": _copy(self.optimizer.state_dict()),
             "weighting": self.weighting.state_dict(),
             "causal": None if self.causal is None else self.causal.state_dict(),
-            "causal_done": self._causal_done,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -153,7 +153,6 @@ class Collocation:
         self.weighting.load_state_dict(state["weighting"])
         if self.causal is not None and state["causal"] is not None:
             self.causal.load_state_dict(state["causal"])
-        self._causal_done = bool(state["causal_done"])
 
     # Windows, stages, points -------------------------------------------------------------------------------
 
@@ -180,7 +179,6 @@ class Collocation:
                 self.causal_settings.delta,
                 self.weighting,
             )
-        self._causal_done = False
         self.round = 0
         self.window_step = 0
         self._share: float | None = None

@@ -3,6 +3,7 @@
 import pickle
 
 import pytest
+
 from residua import errors
 from residua.errors import ConfigurationError
 

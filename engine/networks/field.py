@@ -75,7 +75,7 @@ class Linear(nn.Module):
     factorization improves the training of continuous neural representations", arXiv 2210.01274); the scale is
     kept as its logarithm so that it stays positive.
 
-    Initialisation: Glorot normal, zero bias; factorised ``s ~ N(1/2, 0.1)`` with V rescaled so that the product
+    Initialisation: Glorot normal, bias uniform within ``1/sqrt(inputs)``; factorised ``s ~ N(1/2, 0.1)`` with V rescaled so that the product
     is the Glorot draw.
     """
 
@@ -98,7 +98,11 @@ class Linear(nn.Module):
             weight = weight / torch.exp(logarithm)[:, None]
             self.scale = nn.Parameter(logarithm)
         self.weight = nn.Parameter(weight)
-        self.bias = nn.Parameter(torch.zeros(outputs, dtype=torch.float64)) if bias else None
+        self.bias: nn.Parameter | None = None
+        if bias:
+            # Not zero: a tanh network without biases is odd, and its even part would vanish.
+            start = torch.rand(outputs, generator=generator, dtype=torch.float64)
+            self.bias = nn.Parameter((2 * start - 1) / math.sqrt(inputs))
 
     def effective_weight(self) -> Tensor:
         """The matrix that multiplies the input, shape (outputs, inputs)."""

@@ -22,6 +22,7 @@ from ...errors import DivergedError
 
 RESTART_DAMPING = 1e-3
 LEAST_DAMPING = 1e-14
+LEAST_COLUMN = 1e-8
 
 
 class GaussNewton:
@@ -97,7 +98,10 @@ class GaussNewton:
         rows, columns = jacobian.shape
         gradient = jacobian.T @ r
         scale = torch.linalg.vector_norm(jacobian, dim=0)
-        scale = 1 / torch.where(scale > 0, scale, 1)
+        # A column far below the others is a parameter the residuals do not feel (beyond rounding): scaling it
+        # up to the rest would turn that rounding into a step.
+        floor = LEAST_COLUMN * torch.clamp(scale.max(), min=torch.finfo(scale.dtype).tiny)
+        scale = 1 / torch.maximum(scale, floor)
         dual = self.form == "dual" or (self.form == "auto" and rows < columns)
         if dual:
             scaled = jacobian * scale

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .etdrk4 import NotApplicable
+from .fourier import NotApplicable
 from .methods import Method, candidates
 from .reference import pareto
 from .refinement import Refinement, relative_l2
@@ -21,14 +21,15 @@ Array = NDArray[np.float64]
 # A bar above this means that refinement does not converge.
 _USELESS = 0.03
 # The first method's share of the time while a second could still take over.
-_SHARE = 0.3
+_SHARE = 0.25
 
 
 class Automatic:
     """The automatic reference of a problem, refined until its bar is below a target.
 
-    Fourth order in time is cheap at 1e-6 and dear at 1e-10. Where Fourier with ETDRK4 has resolved space with few
-    nodes but not reached the target, collocation with a method of order 13 takes over at that resolution.
+    Fourth order in time is cheap at 1e-6 and dear at 1e-10. Where Fourier with ETDRK4 has resolved
+    space with few nodes but not reached the target, collocation with a method of order 13 takes
+    over at that resolution.
 
     Args:
         system: the problem.
@@ -44,14 +45,20 @@ class Automatic:
     """
 
     def __init__(
-        self, system: System, *, target: float = 1e-9, seconds: float = 20.0, resolution: int | None = None
+        self,
+        system: System,
+        *,
+        target: float = 1e-9,
+        seconds: float = 20.0,
+        resolution: int | None = None,
     ) -> None:
         self.system, self.target = system, target
         self._deadline = time.perf_counter() + seconds
         methods, reasons = applicable(system)
         if not methods:
             raise ReferenceUnavailable(
-                f"no automatic reference: {reasons[-1]}; give an exact solution or set 'reference: none'"
+                f"no automatic reference: {reasons[-1]}; give an exact solution or set 'reference: "
+                "none'"
             )
         for method in methods:
             if resolution is not None:
@@ -61,18 +68,23 @@ class Automatic:
         self._climb(methods, seconds)
         self.best = min(self.refinements, key=lambda r: r.bars.max())
         self.method, self.bars = self.best.method, self.best.bars
-        failure = next((r.failure for r in self.refinements if r.failure), "it takes longer than allowed")
+        failure = next(
+            (r.failure for r in self.refinements if r.failure), "it takes longer than allowed"
+        )
         if self.best.level is None:
             raise ReferenceUnavailable(
-                f"the automatic reference found no solution: {failure}; the solution may not exist over the whole "
+                f"the automatic reference found no solution: {failure}; the solution may not exist "
+                "over the whole "
                 "interval (blow-up, shock), so shorten it, add viscosity, or set 'reference: none'"
             )
         self.level, self.solution = self.best.level, self.best.solution
         if not self.bars.max() <= _USELESS:
             raise ReferenceUnavailable(
                 f"the automatic reference does not converge: {self.method.name} with "
-                f"{self.method.describe(*self.level)} still changes by {self.bars.max() / 3:.1e} in relative L2; the "
-                "solution probably has a shock or a jump, blows up, or is chaotic over this interval, so add "
+                f"{self.method.describe(*self.level)} still changes by {self.bars.max() / 3:.1e} "
+                "in relative L2; the "
+                "solution probably has a shock or a jump, blows up, or is chaotic over this "
+                "interval, so add "
                 "viscosity, smooth the data, shorten the interval, or set 'reference: none'"
             )
 
@@ -84,23 +96,29 @@ class Automatic:
             return
         second = methods[1]
         i, j = first.climb(self._deadline - (1 - _SHARE) * seconds)
-        if first.bars.max() <= self.target:
-            return
         nodes = first.method.space[i]
-        start = next((k for k, n in enumerate(second.space) if n >= nodes), None)
+        shock = first.level is not None and nodes >= 256 and first.bars.max() > _USELESS
+        if first.bars.max() <= self.target or shock:
+            return
+        start = next((k for k, n in enumerate(second.space) if n > nodes), None)
         if first.level is not None and (start is None or nodes > second.dense_limit):
             first.climb(self._deadline, (i, j))
             return
         other = Refinement(self.system, second, self.target)
         self.refinements.append(other)
-        other.climb(self._deadline, None if first.level is None or start is None else (start, second.start[1] + 2))
+        other.climb(
+            self._deadline,
+            None if first.level is None or start is None else (start, second.start[1] + 2),
+        )
 
-    def costs(self, exact: Array | None = None, *, seconds: float = 15.0) -> list[tuple[float, float]]:
+    def costs(
+        self, exact: Array | None = None, *, seconds: float = 15.0
+    ) -> list[tuple[float, float]]:
         """Seconds and relative L2 error (worst field) of cheaper levels, coarse to fine.
 
         Args:
-            exact: values on the common set; the best solution where None, and then no error is reported below
-                its bar.
+            exact: values on the common set; the best solution where None, and then no error is
+                reported below its bar.
             seconds: wall time for runs that refinement did not make already.
         """
         deadline = time.perf_counter() + seconds

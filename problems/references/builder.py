@@ -35,8 +35,10 @@ def build(problem: Any, **settings: Any) -> Reference:
 
     Args:
         problem: the problem.
-        settings: take the place of those in its `reference:` entry. `method`: auto, exact, cole_hopf or none. For
-            auto: `target` (error bar to reach, 1e-9), `seconds` (to spend, 20), `resolution` (fixed nodes per
+        settings: take the place of those in its `reference:` entry. `method`: auto, exact,
+            cole_hopf or none. For
+            auto: `target` (error bar to reach, 1e-9), `seconds` (to spend, 20), `resolution` (fixed
+                nodes per
             coordinate). For exact: `exact`, a formula by field.
 
     Raises:
@@ -55,9 +57,13 @@ def build(problem: Any, **settings: Any) -> Reference:
     for name in spec:
         if name not in _SETTINGS[method]:
             advice = _nearest(name, list(_SETTINGS[method])) if _SETTINGS[method] else "remove it"
-            raise ConfigurationError(f"method {method} has no setting '{name}'", path=("reference", name), advice=advice)
+            raise ConfigurationError(
+                f"method {method} has no setting '{name}'", path=("reference", name), advice=advice
+            )
     if method == "none":
-        raise ReferenceUnavailable("the problem says 'reference: none'; set 'reference: auto' to have one computed")
+        raise ReferenceUnavailable(
+            "the problem says 'reference: none'; set 'reference: auto' to have one computed"
+        )
     if method == "exact":
         return _exact(problem, spec.get("exact", {}))
     if method == "cole_hopf":
@@ -132,7 +138,9 @@ def _cole_hopf(problem: Any) -> Reference:
     )
 
 
-def _price(problem: Any, exact: Callable[[Array], Array]) -> Callable[[], list[tuple[float, float]]]:
+def _price(
+    problem: Any, exact: Callable[[Array], Array]
+) -> Callable[[], list[tuple[float, float]]]:
     """The classical solver measured against a formula: its runs while refining, and cheaper ones."""
 
     def rows() -> list[tuple[float, float]]:
@@ -148,7 +156,9 @@ def _price(problem: Any, exact: Callable[[Array], Array]) -> Callable[[], list[t
     return rows
 
 
-def _on_axes(exact: Callable[[Array], Array], system: System, times: Array | None, axes: list[Array]) -> Array:
+def _on_axes(
+    exact: Callable[[Array], Array], system: System, times: Array | None, axes: list[Array]
+) -> Array:
     """Values (times, fields, ...) of a formula on the common set."""
     lines = [times if c == system.time else axes[system.space.index(c)] for c in system.coordinates]
     grid = np.meshgrid(*lines, indexing="ij")

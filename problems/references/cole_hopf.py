@@ -4,10 +4,10 @@ For u_t + u u_x = nu u_xx with u(x, 0) = a sin(q (x - x_0)),
 
     u(x, t) = int u_0(y) F(y) G dy / int F(y) G dy,     F(y) = exp(-1/(2 nu) int^y u_0),
 
-G the heat kernel of variance 2 nu t (Cole, Q. Appl. Math. 9, 1951; Basdevant et al., Comput. Fluids 14, 1986). With
-y = x - s sqrt(4 nu t) both integrands are entire and decay like exp(-s^2), so the trapezoidal rule converges
-exponentially. Exponents are shifted by their largest value at each point: nothing overflows for small nu, and t = 0
-needs no special case.
+G the heat kernel of variance 2 nu t (Cole, Q. Appl. Math. 9, 1951; Basdevant et al., Comput. Fluids
+14, 1986). With y = x - s sqrt(4 nu t) both integrands are entire and decay like exp(-s^2), so the
+trapezoidal rule converges exponentially. Exponents are shifted by their largest value at each
+point: nothing overflows for small nu, and t = 0 needs no special case.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class ColeHopf:
         problem: a Burgers problem from a sine that vanishes at both ends (or is periodic there).
 
     Attributes:
-        nodes: number of quadrature nodes; twice as many change the solution by `change` in relative L2.
+        nodes: number of quadrature nodes; twice as many change the solution by `change` in relative
+            L2.
 
     Raises:
         ReferenceUnavailable: the equation, the conditions or the initial data are of another form.
@@ -48,12 +49,24 @@ class ColeHopf:
         self._read_conditions(system)
         self._read_initial(system)
         self.start = system.span[0]
-        self._columns = system.coordinates.index(system.space[0]), system.coordinates.index(str(system.time))
-        # |exponent of F| <= 2 |a / (2 nu q)|; beyond s^2 = that + 40 the integrand is below rounding of its maximum.
-        self._reach = float(np.sqrt(2 * abs(self.amplitude / (2 * self.viscosity * self.wave)) + 40.0))
+        self._columns = (
+            system.coordinates.index(system.space[0]),
+            system.coordinates.index(str(system.time)),
+        )
+        # |exponent of F| <= 2 |a / (2 nu q)|; beyond s^2 = that + 40 the integrand is below
+        # rounding of its maximum.
+        self._reach = float(
+            np.sqrt(2 * abs(self.amplitude / (2 * self.viscosity * self.wave)) + 40.0)
+        )
         low, high = system.bounds[system.space[0]]
         sample = np.stack(
-            [v.ravel() for v in np.meshgrid(np.linspace(low, high, 257)[:-1], np.linspace(*system.span, 33))], axis=1
+            [
+                v.ravel()
+                for v in np.meshgrid(
+                    np.linspace(low, high, 257)[:-1], np.linspace(*system.span, 33)
+                )
+            ],
+            axis=1,
         )
         self.nodes, self.change = 64, np.inf
         coarse = self._quadrature(sample[:, 0], sample[:, 1], self.nodes)
@@ -61,7 +74,8 @@ class ColeHopf:
             if self.nodes >= _LARGEST_ORDER:
                 if self.change > 1e-6:
                     raise ReferenceUnavailable(
-                        f"the Cole-Hopf quadrature does not converge at viscosity {self.viscosity:.3g}; raise it or "
+                        "the Cole-Hopf quadrature does not converge at viscosity "
+                        f"{self.viscosity:.3g}; raise it or "
                         "set 'reference: auto'"
                     )
                 break
@@ -92,11 +106,19 @@ class ColeHopf:
             result[part] = total / weight.sum(axis=1)
         return result
 
-    # -- does the formula apply? ------------------------------------------------------------------------------
+    # -- does the formula apply?
+    # ------------------------------------------------------------------------------
 
     def _read_equation(self, system: System) -> None:
-        form = "the Cole-Hopf formula needs the equation u_t + u*u_x = nu*u_xx in one space coordinate"
-        if len(system.space) != 1 or system.time is None or len(system.fields) != 1 or system.orders != (1,):
+        form = (
+            "the Cole-Hopf formula needs the equation u_t + u*u_x = nu*u_xx in one space coordinate"
+        )
+        if (
+            len(system.space) != 1
+            or system.time is None
+            or len(system.fields) != 1
+            or system.orders != (1,)
+        ):
             raise ReferenceUnavailable(f"{form}; set 'reference: auto'")
         tree = sympy.expand(system.equations[0])
         names = {(j.time, j.space[0]): symbol for symbol, j in system.jets(tree).items()}
@@ -106,25 +128,36 @@ class ColeHopf:
             raise ReferenceUnavailable(f"{form}; set 'reference: auto'") from None
         scale, viscosity = partial(tree, u_t), -partial(tree, u_xx)
         rest = sympy.expand(tree - scale * (u_t + u * u_x) + viscosity * u_xx)
-        coefficients = [float(c) for c in rest.as_coefficients_dict().values()] if scale.is_number else [np.inf]
-        if not viscosity.is_number or scale == 0 or max(map(abs, coefficients), default=0.0) > 1e-14:
+        coefficients = (
+            [float(c) for c in rest.as_coefficients_dict().values()]
+            if scale.is_number
+            else [np.inf]
+        )
+        if (
+            not viscosity.is_number
+            or scale == 0
+            or max(map(abs, coefficients), default=0.0) > 1e-14
+        ):
             raise ReferenceUnavailable(f"{form}; set 'reference: auto'")
         self.viscosity = float(viscosity / scale)
         if not self.viscosity > 0:
             raise ReferenceUnavailable(
-                f"the Cole-Hopf formula needs a positive viscosity, found {self.viscosity:.3g}; set 'reference: none'"
+                f"the Cole-Hopf formula needs a positive viscosity, found {self.viscosity:.3g}; "
+                "set 'reference: none'"
             )
 
     def _read_conditions(self, system: System) -> None:
         walls = system.boundary
         closed = len(walls) == 2 and all(
-            sympy.expand(row.tree / partial(row.tree, s) - s) == 0 and system.jets(row.tree)[s].space == (0,)
+            sympy.expand(row.tree / partial(row.tree, s) - s) == 0
+            and system.jets(row.tree)[s].space == (0,)
             for row in walls
             for s in list(system.jets(row.tree))[:1]
         )
         if not closed and not system.periodic:
             raise ReferenceUnavailable(
-                "the Cole-Hopf formula needs u = 0 at both ends, or periodic ends; set 'reference: auto'"
+                "the Cole-Hopf formula needs u = 0 at both ends, or periodic ends; set 'reference: "
+                "auto'"
             )
 
     def _read_initial(self, system: System) -> None:
@@ -140,6 +173,7 @@ class ColeHopf:
                 self.amplitude, self.wave, self.origin = amplitude, k * np.pi / (high - low), low
                 return
         raise ReferenceUnavailable(
-            "the Cole-Hopf formula is written for initial data a*sin(k*pi*(x - x0)/L) that vanish at both ends; "
+            "the Cole-Hopf formula is written for initial data a*sin(k*pi*(x - x0)/L) that vanish "
+            "at both ends; "
             "set 'reference: auto'"
         )

@@ -1,14 +1,16 @@
 """Collocation of a system on a tensor grid: residual and Jacobian of G(t, y, y') = 0.
 
-A field of order m in time contributes m components (u, u_t, ...), each known at all nodes. Every component gives
+A field of order m in time contributes m components (u, u_t, ...), each known at all nodes. Every
+component gives
 
-- at points inside, the equation (for the last component) or "derivative of this one is the next one";
-- at faces, its conditions, differentiated in time as often as the component asks, so that every algebraic row
-  determines its own component (index 1).
+- at points inside, the equation (for the last component) or "derivative of this one is the next
+  one";
+- at faces, its conditions, differentiated in time as often as the component asks, so that every
+  algebraic row determines its own component (index 1).
 
-An equation with one condition at most per face is collocated at the nodes that are left. With more conditions
-than that it is collocated at fewer points of the first kind (rectangular collocation; Driscoll and Hale, IMA J.
-Numer. Anal. 36, 2016), so that rows and unknowns match for any order.
+An equation with one condition at most per face is collocated at the nodes that are left. With more
+conditions than that it is collocated at fewer points of the first kind (rectangular collocation;
+Driscoll and Hale, IMA J. Numer. Anal. 36, 2016), so that rows and unknowns match for any order.
 """
 
 from __future__ import annotations
@@ -75,7 +77,9 @@ class _Rows:
             field = (slope if differentiated else y)[:, component]
             for axis, matrix in enumerate(self._operator(jet.space)):
                 if matrix is not None:
-                    field = np.moveaxis(np.tensordot(matrix, field, axes=(1, axis + 1)), 0, axis + 1)
+                    field = np.moveaxis(
+                        np.tensordot(matrix, field, axes=(1, axis + 1)), 0, axis + 1
+                    )
             values[symbol.name] = field
         return values
 
@@ -89,7 +93,9 @@ class _Rows:
         size = self.owner.size
         for symbol, jet in self.jets.items():
             component, differentiated = self.owner.component(jet)
-            factor = np.broadcast_to(evaluate(self.slopes[symbol], values, NUMPY), (1, *self.shape)).ravel()
+            factor = np.broadcast_to(
+                evaluate(self.slopes[symbol], values, NUMPY), (1, *self.shape)
+            ).ravel()
             target = by_slope if differentiated else by_y
             block = target[:, component * size : (component + 1) * size]
             block += factor[:, None] * self.owner.kron(self._operator(jet.space))
@@ -106,7 +112,9 @@ class _Link(_Rows):
         value = slope[:, self.first] - y[:, self.first + 1]
         for axis, line in enumerate(self.lines):
             if line.matrix is not None:
-                value = np.moveaxis(np.tensordot(line.matrix, value, axes=(1, axis + 1)), 0, axis + 1)
+                value = np.moveaxis(
+                    np.tensordot(line.matrix, value, axes=(1, axis + 1)), 0, axis + 1
+                )
         return value.reshape(len(t), -1)
 
     def add_jacobian(self, t: float, y: Array, slope: Array, by_y: Array, by_slope: Array) -> None:
@@ -125,7 +133,8 @@ class Collocation:
 
     Attributes:
         bases: one per space coordinate.
-        shape: nodes by coordinate; `size` their product; `components` number of (field, time order) pairs.
+        shape: nodes by coordinate; `size` their product; `components` number of (field, time order)
+            pairs.
         unknowns: components * size, the length of a flat state.
     """
 
@@ -133,7 +142,9 @@ class Collocation:
         self.system = system
         self.bases: tuple[Basis, ...] = tuple(
             # An odd number of Fourier nodes has no cosine without a sine.
-            Fourier(*system.bounds[c], n | 1) if c in system.periodic else Chebyshev(*system.bounds[c], n)
+            Fourier(*system.bounds[c], n | 1)
+            if c in system.periodic
+            else Chebyshev(*system.bounds[c], n)
             for c, n in zip(system.space, sizes, strict=True)
         )
         self.shape = tuple(b.n for b in self.bases)
@@ -155,7 +166,8 @@ class Collocation:
         order = self.system.orders[jet.field]
         if jet.time > order:
             raise ReferenceUnavailable(
-                "a boundary condition couples time derivatives that the equations do not determine; "
+                "a boundary condition couples time derivatives that the equations do not "
+                "determine; "
                 "rewrite it without time derivatives or give an exact solution"
             )
         if order > 0 and jet.time == order:
@@ -171,14 +183,17 @@ class Collocation:
         """The flat state at the start of time."""
         values: dict[str, Array | float] = {str(self.system.time): self.system.span[0]}
         for axis, (name, basis) in enumerate(zip(self.system.space, self.bases, strict=True)):
-            values[name] = basis.nodes.reshape(*(-1 if a == axis else 1 for a in range(len(self.bases))))
+            values[name] = basis.nodes.reshape(
+                *(-1 if a == axis else 1 for a in range(len(self.bases)))
+            )
         state = np.zeros((self.components, *self.shape))
         for first, trees in zip(self._first, self.system.initial, strict=True):
             for level, tree in enumerate(trees):
                 state[first + level] = evaluate(tree, values, NUMPY)
         return state.ravel()
 
-    # -- rows -------------------------------------------------------------------------------------------------
+    # -- rows --------------------------------------------------------------------------------------
+    # -----------
 
     def _collocate(self, field: int, level: int, *, last: bool) -> None:
         conditions = [
@@ -195,15 +210,16 @@ class Collocation:
             self.rows.append(_Rows(self, self.system.equations[field], inside))
         else:
             self.rows.append(_Link(self, self._first[field] + level, inside))
-        # Corners belong to the first axis in this order; one with values only comes first, because a value at a
-        # corner is worth more than a derivative there.
+        # Corners belong to the first axis in this order; one with values only comes first, because
+        # a value at a corner is worth more than a derivative there.
         axes = sorted(range(len(self.bases)), key=lambda axis: self._highest(conditions, axis))
         for place, axis in enumerate(axes):
             for row, tree in conditions:
                 if row.face.coordinate != self.system.space[axis]:
                     continue
                 lines = [
-                    inside[a] if a in axes[:place] else _Lines(b, None, b.nodes) for a, b in enumerate(self.bases)
+                    inside[a] if a in axes[:place] else _Lines(b, None, b.nodes)
+                    for a, b in enumerate(self.bases)
                 ]
                 basis, point = self.bases[axis], np.array([row.face.value])
                 lines[axis] = _Lines(basis, basis.interpolation(point), point)
@@ -243,7 +259,8 @@ class Collocation:
         points = basis.first_kind(basis.n - low - high)
         return _Lines(basis, basis.interpolation(points), points)
 
-    # -- residual and Jacobian --------------------------------------------------------------------------------
+    # -- residual and Jacobian
+    # --------------------------------------------------------------------------------
 
     def kron(self, matrices: Sequence[Array | None]) -> Array:
         """Kronecker product over the axes, None standing for the identity."""

@@ -29,7 +29,8 @@ class Exact:
         trees: formula by field, in coordinates and parameters.
 
     Raises:
-        ReferenceUnavailable: a field without formula, or formulas that do not satisfy the equations or conditions.
+        ReferenceUnavailable: a field without formula, or formulas that do not satisfy the equations
+            or conditions.
     """
 
     def __init__(self, problem, trees: Mapping[str, sympy.Expr]) -> None:  # noqa: ANN001
@@ -46,7 +47,9 @@ class Exact:
     def __call__(self, points: Array) -> Array:
         """Values (n, fields) at points (n, coordinates)."""
         values = {name: points[:, k] for k, name in enumerate(self.coordinates)}
-        return np.stack([np.broadcast_to(evaluate(t, values, NUMPY), len(points)) for t in self.trees], axis=1)
+        return np.stack(
+            [np.broadcast_to(evaluate(t, values, NUMPY), len(points)) for t in self.trees], axis=1
+        )
 
     def _check(self, problem) -> None:  # noqa: ANN001
         """Put the formulas into equations and conditions at random points."""
@@ -62,7 +65,9 @@ class Exact:
                 points[:, problem.coordinates.index(face.coordinate)] = face.value
                 for equation in condition.equations:
                     if equation.tree is not None:
-                        self._vanishes(problem, equation.tree, points, f"the condition '{condition.name}'")
+                        self._vanishes(
+                            problem, equation.tree, points, f"the condition '{condition.name}'"
+                        )
 
     def _vanishes(self, problem, tree: sympy.Expr, points: Array, what: str) -> None:  # noqa: ANN001
         values: dict[str, Array] = {name: points[:, k] for k, name in enumerate(self.coordinates)}
@@ -75,13 +80,18 @@ class Exact:
                         formula = partial(formula, sympy.Symbol(name, real=True))
                 values[symbol.name] = np.broadcast_to(evaluate(formula, values, NUMPY), len(points))
             residual = np.broadcast_to(evaluate(tree, values, NUMPY), len(points))
-            parts = [np.broadcast_to(evaluate(part, values, NUMPY), len(points)) for part in sympy.Add.make_args(tree)]
-        # At a corner of the formula (|x|, where) derivatives may be undefined: judged where they are finite.
+            parts = [
+                np.broadcast_to(evaluate(part, values, NUMPY), len(points))
+                for part in sympy.Add.make_args(tree)
+            ]
+        # At a corner of the formula (|x|, where) derivatives may be undefined: judged where they
+        # are finite.
         finite = np.isfinite(residual)
         scale = max(float(np.abs(np.where(finite, part, 0.0)).max()) for part in parts)
         worst = float(np.abs(np.where(finite, residual, 0.0)).max())
         if not finite.any() or worst > 1e-6 * max(scale, 1e-300) + 1e-12:
             raise ReferenceUnavailable(
-                f"the exact solution given does not satisfy {what} (largest residual {worst:.2g}); correct the formula "
+                f"the exact solution given does not satisfy {what} (largest residual {worst:.2g}); "
+                "correct the formula "
                 "or set 'reference: auto'"
             )

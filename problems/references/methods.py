@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .collocation import Collocation
-from .etdrk4 import FourierSystem, NotApplicable, etdrk4
+from .etdrk4 import etdrk4
+from .fourier import FourierSystem, NotApplicable
 from .radau import integrate
 from .solution import GridSolution, Slices
 from .steady import newton
@@ -71,7 +72,9 @@ class FourierETDRK4(Method):
             raise NotApplicable("the initial data have a corner when mirrored at the walls")
         self.axes = len(system.space)
         largest = 4096 if self.axes == 1 else 256
-        self.space = tuple(n for k in range(4, 13) for n in (2**k, 3 * 2 ** (k - 1)) if n <= largest)
+        self.space = tuple(
+            n for k in range(4, 13) for n in (2**k, 3 * 2 ** (k - 1)) if n <= largest
+        )
         self.time = tuple(float(2**k) for k in range(4, 18))
         self.start = (2, 2) if self.axes == 1 else (1, 2)
         self.name = "Fourier ETDRK4" + (", mirrored at the walls" if self.fourier.mirrored else "")
@@ -101,28 +104,36 @@ class RadauCollocation(Method):
         self.axes = len(system.space)
         components = sum(max(m, 1) for m in system.orders)
         ladder = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-        self.space = tuple(n for n in ladder if components * n**self.axes <= _DENSE) if self.axes else (0,)
+        self.space = (
+            tuple(n for n in ladder if components * n**self.axes <= _DENSE) if self.axes else (0,)
+        )
         if len(self.space) < 3 and self.axes:
             raise ReferenceUnavailable(
-                f"{components} components on a grid of {self.axes} coordinates are too many for the dense collocation "
+                f"{components} components on a grid of {self.axes} coordinates are too many for "
+                "the dense collocation "
                 "behind the automatic reference; give an exact solution or set 'reference: none'"
             )
         self.time = tuple(10.0 ** -(2 + 1.5 * k) for k in range(8))
         self.dense_limit = 400 // components if self.axes == 1 else 16
         self.start = (min(3, len(self.space) - 1), 3) if self.axes else (0, 4)
         kinds = sorted({"Fourier" if c in system.periodic else "Chebyshev" for c in system.space})
-        self.name = (" and ".join(kinds) + " collocation + " if kinds else "") + f"Radau IIA({2 * _STAGES - 1})"
+        self.name = (
+            " and ".join(kinds) + " collocation + " if kinds else ""
+        ) + f"Radau IIA({2 * _STAGES - 1})"
 
     def solve(self, i: int, j: int, deadline: float) -> GridSolution:  # noqa: D102
         return self._march(i, j, deadline, None)
 
     def coarser(self, i: int, j: int, fine: GridSolution, deadline: float) -> GridSolution:  # noqa: D102
-        # Two tolerances can lead to the same few steps. Two thirds of the steps, distributed alike, cannot.
+        # Two tolerances can lead to the same few steps. Two thirds of the steps, distributed alike,
+        # cannot.
         assert fine.slices is not None
         breaks = fine.slices.times[::_STAGES]
         steps = len(breaks) - 1
         fewer = max(1, 2 * steps // 3)
-        partition = np.interp(np.arange(1, fewer + 1) * (steps / fewer), np.arange(steps + 1), breaks)
+        partition = np.interp(
+            np.arange(1, fewer + 1) * (steps / fewer), np.arange(steps + 1), breaks
+        )
         return self._march(i, j, deadline, partition)
 
     def _march(self, i: int, j: int, deadline: float, partition: Array | None) -> GridSolution:
@@ -138,7 +149,9 @@ class RadauCollocation(Method):
         )
         assert self.system.time is not None
         column = self.system.coordinates.index(self.system.time)
-        return GridSolution(grid.bases, grid.fields(states), Slices(times, _STAGES + 1, _STAGES), column)
+        return GridSolution(
+            grid.bases, grid.fields(states), Slices(times, _STAGES + 1, _STAGES), column
+        )
 
     def growth(self, old: tuple[int, int], new: tuple[int, int]) -> float:  # noqa: D102
         nodes = (self.space[new[0]] / self.space[old[0]]) ** self.axes if self.axes else 1.0
@@ -155,7 +168,27 @@ class NewtonCollocation(Method):
     def __init__(self, system: System) -> None:
         self.system = system
         self.axes = len(system.space)
-        ladder = (6, 8, 12, 16, 24, 32, 40, 50, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+        ladder = (
+            6,
+            8,
+            12,
+            16,
+            24,
+            32,
+            40,
+            50,
+            64,
+            96,
+            128,
+            192,
+            256,
+            384,
+            512,
+            768,
+            1024,
+            1536,
+            2048,
+        )
         fields = len(system.fields)
         self.space = tuple(n for n in ladder if fields * n**self.axes <= _DENSE)
         self.time = (0.0,)
@@ -185,7 +218,8 @@ def _check_affine(system: System) -> None:
         for symbol in highest:
             if partial(tree, symbol).free_symbols & highest:
                 raise ReferenceUnavailable(
-                    f"the equation is not linear in its highest time derivative ({symbol}), so the solution can "
+                    f"the equation is not linear in its highest time derivative ({symbol}), so the "
+                    "solution can "
                     "branch; solve it for that derivative, or give an exact solution"
                 )
 

@@ -1,15 +1,16 @@
 """Radau IIA collocation in time for fully implicit systems G(t, y, y') = 0.
 
-s stages at the right Radau points; the stage values satisfy G at every stage with the derivative of the collocation
-polynomial through y_n and the stages:
+s stages at the right Radau points; the stage values satisfy G at every stage with the derivative of
+the collocation polynomial through y_n and the stages:
 
     Y'_i = (1/h) sum_j (A^-1)_ij (Y_j - y_n),        G(t_n + c_i h, Y_i, Y'_i) = 0.
 
-Order 2 s - 1 at the ends of steps, s + 1 in between; L-stable and stiffly accurate, so that algebraic rows hold at
-every step (Hairer and Wanner, Solving ODEs II, IV.5 and IV.8). The s stages decouple by diagonalising A^-1.
+Order 2 s - 1 at the ends of steps, s + 1 in between; L-stable and stiffly accurate, so that
+algebraic rows hold at every step (Hairer and Wanner, Solving ODEs II, IV.5 and IV.8). The s stages
+decouple by diagonalising A^-1.
 
-The step is chosen by what the stored polynomial resolves: its last Legendre coefficient is held below the
-tolerance, which bounds the error of the dense output and not only that of the end point.
+The step is chosen by what the stored polynomial resolves: its last Legendre coefficient is held
+below the tolerance, which bounds the error of the dense output and not only that of the end point.
 """
 
 from __future__ import annotations
@@ -25,11 +26,20 @@ from scipy.linalg import LinAlgError, lu_factor, lu_solve
 
 from .spectral import barycentric_matrix, barycentric_weights
 
-__all__ = ["Diverged", "ImplicitSystem", "OutOfTime", "Tableau", "consistent", "integrate", "radau_tableau"]
+__all__ = [
+    "Diverged",
+    "ImplicitSystem",
+    "OutOfTime",
+    "Tableau",
+    "consistent",
+    "integrate",
+    "radau_tableau",
+]
 
 Array = NDArray[np.float64]
 
-# A solution that one step could resolve is still given a few, so that fewer of them can be compared.
+# A solution that one step could resolve is still given a few, so that fewer of them can be
+# compared.
 _FEWEST = 5
 _SMALL = 40
 
@@ -64,7 +74,8 @@ class Tableau:
     Attributes:
         nodes: 0 and the s stages, in [0, 1].
         slope: A^-1, takes stage values less y_n to h times stage derivatives.
-        values, vectors, inverse: eigenvalues of A^-1 with non-negative imaginary part, and the change of basis.
+        values, vectors, inverse: eigenvalues of A^-1 with non-negative imaginary part, and the
+        change of basis.
         last: row that takes values at `nodes` to the last Legendre coefficient of their polynomial.
     """
 
@@ -92,7 +103,9 @@ def radau_tableau(stages: int) -> Tableau:
     values, vectors = np.linalg.eig(slope)
     inverse = np.linalg.inv(vectors)
     kept = values.imag > -1e-9
-    return Tableau((nodes + 1) / 2, slope, values[kept], vectors[:, kept], inverse[kept], to_coefficients[-1])
+    return Tableau(
+        (nodes + 1) / 2, slope, values[kept], vectors[:, kept], inverse[kept], to_coefficients[-1]
+    )
 
 
 class _Stages:
@@ -111,7 +124,9 @@ class _Stages:
         self.factors = []
         for matrix, value in zip(matrices, tableau.values, strict=True):
             real = abs(value.imag) < 1e-9
-            self.factors.append(lu_factor(matrix.real if real else matrix, overwrite_a=True, check_finite=True))
+            self.factors.append(
+                lu_factor(matrix.real if real else matrix, overwrite_a=True, check_finite=True)
+            )
             if not np.all(np.abs(np.diag(self.factors[-1][0])) > 0):
                 raise LinAlgError("singular stage matrix")
 
@@ -144,14 +159,15 @@ def integrate(
         system: residual and Jacobian.
         y: state at the start, shape (unknowns,); made consistent first.
         span: start and end.
-        tolerance: largest last Legendre coefficient of a step, relative to the size of each component so far.
+        tolerance: largest last Legendre coefficient of a step, relative to the size of each
+            component so far.
         deadline: value of time.perf_counter() at which to give up.
         stages: number of stages, odd.
         partition: ends of steps to take (without the start), in place of error control.
 
     Returns:
-        Times (1 + s * steps,) and states (1 + s * steps, unknowns): stages of all steps, for interpolation by
-        polynomials of degree s with stride s.
+        Times (1 + s * steps,) and states (1 + s * steps, unknowns): stages of all steps, for
+        interpolation by polynomials of degree s with stride s.
 
     Raises:
         Diverged: no step is small enough.
@@ -188,8 +204,8 @@ def integrate(
             h = remaining / 2
         size = np.sqrt(np.mean(y.reshape(blocks, -1) ** 2, axis=-1))
         scale = np.maximum(scale, size)
-        floor = scale.max() if scale.max() > 0 else 1.0
-        scale = np.where(scale > 1e-3 * floor, scale, 1e-3 * floor)
+        floor = float(scale.max()) or 1.0
+        scale = np.maximum(scale, 1e-3 * floor)
         guess = np.zeros((stages, len(y)))
         if previous is not None and h < 3 * previous[1]:
             at = 1.0 + tableau.nodes[1:] * (h / previous[1])
@@ -233,7 +249,8 @@ def integrate(
 
 
 def consistent(system: ImplicitSystem, t: float, y: Array) -> Array:
-    """The state just after the start: rows without time derivative hold, what the others differentiate is kept.
+    """The state just after the start: rows without time derivative hold, what the others
+    differentiate is kept.
 
     Initial data that violate a boundary condition jump at once; a polynomial in time cannot.
     """

@@ -22,8 +22,8 @@ class Reference:
         error_bar: bound on the relative L2 error by field.
         description: resolution and how the bar was found, in words.
         evaluate: values (n, fields) at points (n, coordinates).
-        price: runs the classical solver at increasing resolution; rows (seconds, relative L2 error). May fail
-            with an empty list.
+        price: runs the classical solver at increasing resolution; rows (seconds, relative L2
+            error). May fail with an empty list.
         classical: name of that solver where it is not `method`.
     """
 
@@ -64,7 +64,8 @@ class Reference:
         return self.costs()
 
     def seconds_to(self, error: float) -> float | None:
-        """Seconds the classical solver needs for a relative L2 error, or None where it was not reached.
+        """Seconds the classical solver needs for a relative L2 error, or None where it was not
+        reached.
 
         Between measured rows the time is interpolated on logarithmic axes.
         """
@@ -72,7 +73,11 @@ class Reference:
 
     def summary(self) -> Mapping[str, object]:
         """Plain values for a report."""
-        return {"method": self.method, "error_bar": dict(self.error_bar), "description": self.description}
+        return {
+            "method": self.method,
+            "error_bar": dict(self.error_bar),
+            "description": self.description,
+        }
 
 
 def seconds_to(rows: list[tuple[float, float]], error: float) -> float | None:

@@ -1,12 +1,14 @@
-"""Refinement with an error bar: space and time are coarsened apart, and what changes is what is not known.
+"""Refinement with an error bar: space and time are coarsened apart, and what changes is what is not
+known.
 
-Let S be the solution at some level, S_x the one on the next coarser grid and S_t the one with longer steps. The bar is
+Let S be the solution at some level, S_x the one on the next coarser grid and S_t the one with
+longer steps. The bar is
 
     3 (|S - S_x| + |S - S_t|) / |S|
 
-in L2 over a dense set between the nodes, by field. Grids differ by a factor of 4/3 or 3/2 and steps by 3/2 (order 13)
-or 2 (order 4), so the bar covers the error as soon as the error falls at least like the square root of the spacing;
-for a spectrally converged solution it is far above it.
+in L2 over a dense set between the nodes, by field. Grids differ by a factor of 4/3 or 3/2 and steps
+by 3/2 (order 13) or 2 (order 4), so the bar covers the error as soon as the error falls at least
+like the square root of the spacing; for a spectrally converged solution it is far above it.
 """
 
 from __future__ import annotations
@@ -111,10 +113,12 @@ class Refinement:
                 return i, j
             stalled += 1
             if bars is not None and bars.max() < 0.9 * self.bars.max():
-                # Before anything is resolved, refinement need not pay at once.
-                stalled = 0 if bars.max() < 0.7 * self.bars.max() or bars.max() > 1e-3 else stalled
+                stalled = 0 if bars.max() < 0.7 * self.bars.max() else stalled
                 self.level, self.bars = (i, j), bars
-            if self.bars.max() <= self.target or (stalled > 3 and self.bars.max() < 1e-3):
+            # Before anything is resolved, refinement need not pay at once; near rounding it pays no
+            # more.
+            patience = 6 if self.level is None else 4 if self.bars.max() > 1e-6 else 2
+            if self.bars.max() <= self.target or stalled >= patience:
                 return i, j
             new = self._next(i, j, by_space, by_time)
             new = None if new is None else self._affordable((i, j), new)
@@ -143,7 +147,9 @@ class Refinement:
             began = time.perf_counter()
             try:
                 if longer:
-                    solution = self.method.coarser(i, j, self.runs[i, j, 0].solution, self._deadline)
+                    solution = self.method.coarser(
+                        i, j, self.runs[i, j, 0].solution, self._deadline
+                    )
                 else:
                     solution = self.method.solve(i, j, self._deadline)
             except Diverged as error:
@@ -154,7 +160,8 @@ class Refinement:
             self.runs[level] = _Run(solution, solution.on_grid(self.times, self.axes), seconds)
         return self.runs[level]
 
-    # -- one level --------------------------------------------------------------------------------------------
+    # -- one level
+    # --------------------------------------------------------------------------------------------
 
     def _bar(self, i: int, j: int) -> tuple[Array | None, float, float]:
         """Bars by field at a level, and the worst changes by space and by time; infinite where a run failed."""
@@ -167,7 +174,11 @@ class Refinement:
         if j > 0:
             by_time = self._change(self.run((i, j, 1)), fine)
         bars = _SAFETY * (by_space + by_time) + _ROUNDING
-        return (bars if np.all(np.isfinite(bars)) else None), float(by_space.max()), float(by_time.max())
+        return (
+            (bars if np.all(np.isfinite(bars)) else None),
+            float(by_space.max()),
+            float(by_time.max()),
+        )
 
     def _change(self, coarse: _Run | None, fine: _Run) -> Array:
         change = np.full(len(self.system.fields), np.inf)
@@ -177,7 +188,7 @@ class Refinement:
 
     def _next(self, i: int, j: int, by_space: float, by_time: float) -> tuple[int, int] | None:
         """Refine what dominates the bar."""
-        most = max(by_space, by_time)
+        most = min(max(by_space, by_time), 1e300)
         di = dj = 0
         if by_space > 0.1 * most:
             di = 2 if 0.02 < by_space < np.inf else 1
@@ -185,12 +196,11 @@ class Refinement:
             dj = 1
             if 0 < by_time < 1:
                 wanted = max(self.target / 10, 0.01 * by_space)
-                dj = int(np.clip(np.ceil(np.log(by_time / wanted) / np.log(self.method.gain)), 1, 3))
+                dj = int(
+                    np.clip(np.ceil(np.log(by_time / wanted) / np.log(self.method.gain)), 1, 3)
+                )
         last = len(self.method.space) - 1, len(self.method.time) - 1
         new = min(i + di, last[0]), min(j + dj, last[1])
-        if new == (i, j):
-            # The dominating ladder has ended: what is left of the other may still help.
-            new = min(i + 1, last[0]), min(j + 1, last[1])
         return None if new == (i, j) else new
 
     def _affordable(self, old: tuple[int, int], new: tuple[int, int]) -> tuple[int, int] | None:

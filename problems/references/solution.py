@@ -25,15 +25,15 @@ class Slices:
     Args:
         times: shape (k,), increasing.
         width: nodes of one interpolating polynomial.
-        stride: distance between the first nodes of neighbouring stencils. A collocation polynomial over
-            w - 1 stages has stride w - 1; equispaced slices slide by one.
+        stride: distance between the first nodes of neighbouring stencils. A collocation polynomial
+            over w - 1 stages has stride w - 1; equispaced slices slide by one.
     """
 
     times: Array
     width: int
     stride: int
 
-    def stencils(self, t: Array) -> Array:
+    def stencils(self, t: Array) -> NDArray[np.intp]:
         """First slice of the stencil for each time, shape (n,)."""
         width = min(self.width, len(self.times))
         if self.stride == width - 1 and width > 1:
@@ -82,10 +82,14 @@ class GridSolution:
             limit = max(1, _BLOCK // max(int(np.prod(stored.shape[2:])) * len(stored), 1))
             for first in range(0, len(members), limit):
                 chosen = members[first : first + limit]
-                result[chosen] = self._scattered(stored, weights[first : first + limit], space[chosen])
+                result[chosen] = self._scattered(
+                    stored, weights[first : first + limit], space[chosen]
+                )
         return result
 
-    def _groups(self, points: Array, column: int | None) -> list[tuple[NDArray[np.intp], Array, int]]:
+    def _groups(
+        self, points: Array, column: int | None
+    ) -> list[tuple[NDArray[np.intp], Array, int]]:
         """Points that share a time stencil: their rows, time weights (rows, width) and first slice."""
         if self.slices is None or column is None:
             return [(np.arange(len(points)), np.ones((len(points), 1)), 0)]
@@ -94,7 +98,11 @@ class GridSolution:
         order = np.argsort(starts, kind="stable")
         cuts = np.flatnonzero(np.diff(starts[order])) + 1
         return [
-            (members, self.slices.weights(int(starts[members[0]]), t[members]), int(starts[members[0]]))
+            (
+                members,
+                self.slices.weights(int(starts[members[0]]), t[members]),
+                int(starts[members[0]]),
+            )
             for members in np.split(order, cuts)
             if len(members)
         ]
@@ -123,7 +131,9 @@ class GridSolution:
         Returns:
             Shape (k, fields, len(axes[0]), ...).
         """
-        matrices = [basis.interpolation(points) for basis, points in zip(self.bases, axes, strict=True)]
+        matrices = [
+            basis.interpolation(points) for basis, points in zip(self.bases, axes, strict=True)
+        ]
         if self.slices is None or times is None:
             return self._refined(self.values[:1], matrices)
         result = np.empty((len(times), self.values.shape[1], *(len(points) for points in axes)))

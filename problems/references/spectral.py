@@ -1,11 +1,12 @@
 """Collocation in one coordinate: nodes, differentiation matrices and interpolation.
 
-Two families: Fourier on a period, Chebyshev on an interval. Both interpolate with the barycentric formula
+Two families: Fourier on a period, Chebyshev on an interval. Both interpolate with the barycentric
+formula
 
     p(x) = sum_j w_j k(x - x_j) u_j / sum_j w_j k(x - x_j),
 
-k(d) = 1/d for polynomials and 1/tan(d/2) or 1/sin(d/2) for trigonometric polynomials of even or odd length
-(Berrut and Trefethen, SIAM Review 46, 2004; Henrici, Numer. Math. 33, 1979).
+k(d) = 1/d for polynomials and 1/tan(d/2) or 1/sin(d/2) for trigonometric polynomials of even or odd
+length (Berrut and Trefethen, SIAM Review 46, 2004; Henrici, Numer. Math. 33, 1979).
 """
 
 from __future__ import annotations
@@ -62,11 +63,10 @@ class Basis(ABC):
     def __init__(self, low: float, high: float, n: int) -> None:
         self.low, self.high, self.n = float(low), float(high), int(n)
         self._powers: dict[int, Array] = {}
+        self.nodes = self._nodes()
 
-    @property
     @abstractmethod
-    def nodes(self) -> Array:
-        """Collocation nodes, shape (n,)."""
+    def _nodes(self) -> Array: ...
 
     @abstractmethod
     def _derivative(self, order: int) -> Array: ...
@@ -87,9 +87,7 @@ class Fourier(Basis):
 
     periodic = True
 
-    @cached_property
-    def nodes(self) -> Array:
-        """Equispaced nodes from `low`, shape (n,)."""
+    def _nodes(self) -> Array:
         return self.low + (self.high - self.low) * np.arange(self.n) / self.n
 
     def _derivative(self, order: int) -> Array:
@@ -115,7 +113,9 @@ class Fourier(Basis):
             return _normalised(weights, sine)
         cosine = np.cos(p)[:, None] * np.cos(q) + np.sin(p)[:, None] * np.sin(q)
         hit = sine == 0.0
-        return _normalised(weights, np.where(hit, 0.0, sine / np.where(cosine == 0.0, 1e-300, cosine)))
+        return _normalised(
+            weights, np.where(hit, 0.0, sine / np.where(cosine == 0.0, 1e-300, cosine))
+        )
 
 
 class Chebyshev(Basis):
@@ -123,8 +123,7 @@ class Chebyshev(Basis):
 
     periodic = False
 
-    @cached_property
-    def nodes(self) -> Array:
+    def _nodes(self) -> Array:
         """Points cos(j pi / (n-1)) mapped to [low, high], increasing."""
         # The sine form is exactly symmetric about the midpoint.
         reference = np.sin(0.5 * np.pi * np.arange(1 - self.n, self.n, 2) / (self.n - 1))

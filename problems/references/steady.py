@@ -1,8 +1,9 @@
 """Newton's method for steady collocation systems, damped by the natural monotonicity test.
 
-A full step is halved until the simplified correction shrinks (Deuflhard, Newton Methods for Nonlinear Problems,
-section 3.3.2); the test does not change when rows are rescaled, which boundary rows beside fourth derivatives need.
-Where that fails from zero, the homotopy G(u) - (1 - s) G(0) = 0 leads there from u = 0 at s = 0.
+A full step is halved until the simplified correction shrinks (Deuflhard, Newton Methods for
+Nonlinear Problems, section 3.3.2); the test does not change when rows are rescaled, which boundary
+rows beside fourth derivatives need. Where that fails from zero, the homotopy G(u) - (1 - s) G(0) =
+0 leads there from u = 0 at s = 0.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import lapack, lu_factor, lu_solve
+from scipy.linalg import get_lapack_funcs, lu_factor, lu_solve
 
 from .collocation import Collocation
 from .radau import Diverged, OutOfTime
@@ -35,7 +36,9 @@ def newton(system: Collocation, *, deadline: float = np.inf) -> Array:
     """
     zero = np.zeros(system.unknowns)
     offset = _residual(system, zero)
-    solution = _damped(system, zero, 0.0 * offset, deadline) if np.all(np.isfinite(offset)) else None
+    solution = (
+        _damped(system, zero, 0.0 * offset, deadline) if np.all(np.isfinite(offset)) else None
+    )
     if solution is not None:
         return solution
     if not np.all(np.isfinite(offset)):
@@ -74,12 +77,15 @@ def _damped(system: Collocation, u: Array, shift: Array, deadline: float) -> Arr
         matrix /= rows[:, None]
         norm = np.abs(matrix).sum(axis=0).max()
         factor = lu_factor(matrix, overwrite_a=True, check_finite=False)
-        inverse_condition, _ = lapack.dgecon(factor[0], norm)
+        (condition,) = get_lapack_funcs(("gecon",), (factor[0],))
+        inverse_condition, _ = condition(factor[0], norm)
         if not inverse_condition > 1e-14:
             if iteration == 0:
                 raise ReferenceUnavailable(
-                    "the steady equation with these conditions determines its solution only up to a constant or a "
-                    "mode (the collocation matrix is singular); fix the value somewhere on the boundary"
+                    "the steady equation with these conditions determines its solution only up to "
+                    "a constant or a "
+                    "mode (the collocation matrix is singular); fix the value somewhere on the "
+                    "boundary"
                 )
             return None
         correction = lu_solve(factor, -residual / rows, check_finite=False)

@@ -23,7 +23,7 @@ class ReferenceUnavailable(ResiduaError):
 
 def partial(tree: sympy.Expr, symbol: sympy.Symbol) -> sympy.Expr:
     """Partial derivative by a symbol, with steps and their jumps written in the language of equations."""
-    derivative = tree.diff(symbol)
+    derivative: Any = tree.diff(symbol)
     if derivative.has(sympy.Heaviside, sympy.DiracDelta):
         derivative = derivative.replace(sympy.DiracDelta, lambda *_: sympy.S.Zero)
         derivative = derivative.replace(sympy.Heaviside, lambda a, *_: (1 + sympy.sign(a)) / 2)
@@ -57,7 +57,8 @@ class System:
         orders: order in time by field.
         equations: residual trees; equation i governs field i (gives its highest derivative).
         boundary: conditions on faces of space.
-        initial: by field, the trees of its value and time derivatives at the start, in the coordinates only.
+        initial: by field, the trees of its value and time derivatives at the start, in the
+            coordinates only.
         periodic: periodic space coordinates.
 
     Raises:
@@ -71,25 +72,29 @@ class System:
         self.time: str | None = problem.time
         self.space: tuple[str, ...] = tuple(c for c in self.coordinates if c != self.time)
         self.bounds = {
-            c: (float(low), float(high)) for c, (low, high) in zip(problem.coordinates, problem.bounds, strict=True)
+            c: (float(low), float(high))
+            for c, (low, high) in zip(problem.coordinates, problem.bounds, strict=True)
         }
         self.span = self.bounds[self.time] if self.time is not None else (0.0, 0.0)
         self.fields: tuple[str, ...] = problem.fields
         self.periodic = frozenset(problem.periodic)
         if len(self.space) > 2:
             raise ReferenceUnavailable(
-                f"the automatic reference covers one and two space coordinates and this problem has {len(self.space)}; "
+                "the automatic reference covers one and two space coordinates and this problem "
+                f"has {len(self.space)}; "
                 "give an exact solution under 'reference: {exact: ...}' or set 'reference: none'"
             )
         if self.time in self.periodic:
             raise ReferenceUnavailable(
-                "the automatic reference marches in time and cannot close a period in time; name the periodic "
+                "the automatic reference marches in time and cannot close a period in time; name "
+                "the periodic "
                 "coordinate as a space coordinate or set 'reference: none'"
             )
         trees = [self._tree(e) for e in problem.equations]
         if len(trees) != len(self.fields):
             raise ReferenceUnavailable(
-                f"the automatic reference needs as many equations as fields, and there are {len(trees)} equations for "
+                "the automatic reference needs as many equations as fields, and there are "
+                f"{len(trees)} equations for "
                 f"{len(self.fields)} fields; give an exact solution or set 'reference: none'"
             )
         self.orders = tuple(self._order(f, trees) for f in range(len(self.fields)))
@@ -98,7 +103,8 @@ class System:
         self.initial: list[list[sympy.Expr]] = [[] for _ in self.fields]
         self._sort_conditions()
 
-    # -- jets -------------------------------------------------------------------------------------------------
+    # -- jets --------------------------------------------------------------------------------------
+    # -----------
 
     def jets(self, tree: sympy.Expr) -> dict[sympy.Symbol, Jet]:
         """The derivatives in a tree."""
@@ -112,13 +118,18 @@ class System:
     def _tree(self, equation: Any) -> sympy.Expr:
         if equation.tree is None:
             raise ReferenceUnavailable(
-                "the equation is a Python function that could not be followed symbolically, and the classical "
-                "reference is built from the equation's tree; write the equation as text or give an exact solution"
+                "the equation is a Python function that could not be followed symbolically, and "
+                "the classical "
+                "reference is built from the equation's tree; write the equation as text or give "
+                "an exact solution"
             )
         return self.problem.substituted(equation.tree)
 
     def _order(self, field: int, trees: Sequence[sympy.Expr]) -> int:
-        return max((j.time for tree in trees for j in self.jets(tree).values() if j.field == field), default=0)
+        return max(
+            (j.time for tree in trees for j in self.jets(tree).values() if j.field == field),
+            default=0,
+        )
 
     def _matched(self, trees: Sequence[sympy.Expr]) -> tuple[sympy.Expr, ...]:
         """Sort the equations so that equation i holds the highest derivative of field i."""
@@ -131,12 +142,14 @@ class System:
         rows, columns = linear_sum_assignment(cost)
         if cost[rows, columns].max() > 0:
             raise ReferenceUnavailable(
-                "the equations cannot be paired with the fields one to one, each holding its own field; "
+                "the equations cannot be paired with the fields one to one, each holding its own "
+                "field; "
                 "check that every field has an equation, or give an exact solution"
             )
         return tuple(trees[row] for _, row in sorted(zip(columns, rows, strict=True)))
 
-    # -- conditions -------------------------------------------------------------------------------------------
+    # -- conditions
+    # -------------------------------------------------------------------------------------------
 
     def _sort_conditions(self) -> None:
         given: dict[tuple[int, int], sympy.Expr] = {}
@@ -147,7 +160,8 @@ class System:
             if face.coordinate == self.time:
                 if face.side != -1:
                     raise ReferenceUnavailable(
-                        f"condition '{condition.name}' fixes the end of time, and the automatic reference marches "
+                        f"condition '{condition.name}' fixes the end of time, and the automatic "
+                        "reference marches "
                         "forward; give all conditions in time at its start"
                     )
                 self._take_initial(condition, given)
@@ -158,7 +172,8 @@ class System:
                 if (field, k) not in given:
                     name = self.fields[field] + (f"_{str(self.time) * k}" if k else "")
                     raise ReferenceUnavailable(
-                        f"the initial value of {name} is not given in the form '{name}: ...', which the automatic "
+                        f"the initial value of {name} is not given in the form '{name}: ...', "
+                        "which the automatic "
                         "reference needs; write it so or give an exact solution"
                     )
                 self.initial[field].append(given[field, k])
@@ -168,7 +183,8 @@ class System:
             jet = self._jet(target.field, target.index)
             if any(jet.space):
                 raise ReferenceUnavailable(
-                    f"condition '{condition.name}' fixes a space derivative at the start; give the field itself"
+                    f"condition '{condition.name}' fixes a space derivative at the start; give the "
+                    "field itself"
                 )
             tree = self.problem.substituted(target.tree)
             for symbol, place in self.jets(tree).items():
@@ -182,7 +198,8 @@ class System:
                 tree = tree.subs(symbol, known)
             if self.jets(tree):
                 raise ReferenceUnavailable(
-                    f"condition '{condition.name}' refers to fields that are not known at the start; "
+                    f"condition '{condition.name}' refers to fields that are not known at the "
+                    "start; "
                     "write the initial value as a function of the coordinates"
                 )
             given[jet.field, jet.time] = tree
@@ -206,7 +223,8 @@ class System:
                 )
             if any(j.time > self.orders[j.field] for j in jets.values()):
                 raise ReferenceUnavailable(
-                    f"condition '{condition.name}' holds a higher time derivative than the equations; "
+                    f"condition '{condition.name}' holds a higher time derivative than the "
+                    "equations; "
                     "lower it or give an exact solution"
                 )
             self.boundary.append(BoundaryRow(field, face, tree))

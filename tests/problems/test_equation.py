@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import sympy
 import torch
+
 from residua.errors import ConfigurationError
 from residua.problems.equation import Equation, Namespace, evaluate, parse, to_text
 

@@ -4,6 +4,7 @@ import pytest
 import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from residua.errors import ConfigurationError
 from residua.problems.equation import Namespace, parse
 
@@ -81,7 +82,7 @@ def test_fields_with_underscores() -> None:
 
 @pytest.mark.parametrize(
     "coordinates",
-    [("x", "xx"), ("x", "t", "xt"), ("a", "ab", "ba"), ("x", "xy", "y")],
+    [("x", "xx"), ("x", "t", "xt"), ("a", "ab", "ba"), ("x", "xy", "y"), ("a", "b", "abb")],
 )
 def test_ambiguous_coordinates_are_refused(coordinates: tuple[str, ...]) -> None:
     with pytest.raises(ConfigurationError, match="read in two ways"):

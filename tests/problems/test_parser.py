@@ -8,9 +8,16 @@ import pytest
 import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from residua.errors import ConfigurationError
-from residua.problems.equation import Namespace, evaluate, parse, parse_constant, parse_equation
-from residua.problems.equation import to_text
+from residua.problems.equation import (
+    Namespace,
+    evaluate,
+    parse,
+    parse_constant,
+    parse_equation,
+    to_text,
+)
 
 NS = Namespace(("x", "y", "t"), ("u", "v"), ("nu",), time="t")
 # A fixed order of examples: a suite that fails must fail again.

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import sympy
+
 from residua.errors import ConfigurationError
 from residua.problems import Problem
 from residua.problems.conditions import Face
@@ -153,7 +154,7 @@ def test_parameters_stay_in_their_range() -> None:
     assert problem.values["nu"] != 0.02, "the original is left as it was"
     for values, words in (
         ({"nu": 2}, "outside the range"),
-        ({"mu": 0.1}, "did you mean 'nu'"),
+        ({"nuu": 0.1}, "did you mean 'nu'"),
         ({"nu": math.nan}, "finite"),
         ({"nu": "x"}, "undeclared name 'x'"),
     ):

@@ -4,6 +4,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+
 from residua.errors import ConfigurationError
 from residua.problems import registry
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import sympy
+
 from residua.errors import ConfigurationError
 from residua.problems import Problem, manufactured, registry
 from residua.problems.equation import evaluate, parse
