@@ -1,16 +1,21 @@
 """Which conditions a field can meet by construction, and the field that does.
 
-Periodicity goes into the embedding, reflections into the embedding or a `Reflection`, initial and Dirichlet data
-into the ansatz ``u = A + B N``. A is built by transfinite interpolation (Gordon & Hall, Numer. Math. 21, 1973): start
-from the initial data, then correct one space coordinate after the other so that each face carries its value; B is
-the product of the distances. The result is checked at random points of every face: a condition that fails
+Periodicity goes into the embedding, reflections into the embedding or a `Reflection`, initial and
+Dirichlet data
+into the ansatz ``u = A + B N``. A is built by transfinite interpolation (Gordon & Hall, Numer.
+Math. 21, 1973): start
+from the initial data, then correct one space coordinate after the other so that each face carries
+its value; B is
+the product of the distances. The result is checked at random points of every face: a condition
+that fails
 (incompatible corners, say) is imposed softly instead, and said so.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import sympy
@@ -62,7 +67,7 @@ class Constrained:
     met: frozenset[str]
     bounds: tuple[tuple[float, float], ...]
     handed_over: bool
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
 
 
 def constrain(
@@ -84,7 +89,8 @@ def constrain(
         architecture: the network.
         hard: conditions to build in, by name or kind; True for all.
         parities: reflections to build in: coordinate to field to +1 or -1.
-        propagator: carry initial data by the exact linear part; "auto": where the equation is nonlinear.
+        propagator: carry initial data by the exact linear part; "auto": where the equation is
+            nonlinear.
         span: the time window; None for the whole of time or steady problems.
         previous: the field of the window before.
         generator: source of the initial weights.
@@ -92,7 +98,7 @@ def constrain(
     """
     names = problem.coordinates
     time_axis = names.index(problem.time) if problem.time else None
-    bounds = [tuple(map(float, pair)) for pair in problem.bounds]
+    bounds = [(float(low), float(high)) for low, high in problem.bounds]
     if span is not None and time_axis is not None:
         bounds[time_axis] = span
     chosen = [c for c in problem.conditions if _chosen(c, hard)]
@@ -139,7 +145,9 @@ def constrain(
     builder = _Builder(problem, bounds, time_axis, chosen)
     backgrounds: list[Field] = []
     handed_over = False
-    wants_initial = previous is not None and hard is not False or any(c.kind == "initial" for c in chosen)
+    wants_initial = (
+        previous is not None and hard is not False or any(c.kind == "initial" for c in chosen)
+    )
     growth = None
     if wants_initial and time_axis is not None:
         growth = _growth(problem, periodic, bounds, propagator)
@@ -251,7 +259,9 @@ class _Builder:
             tree, factor = self._one(name, later, with_initial)
             if with_initial and not later and not self._starts_right(name, tree):
                 failed |= self.initial_names
-                notes.append(f"initial and boundary values of {name} disagree where they meet: the initial one is soft")
+                notes.append(
+                    f"initial and boundary values of {name} disagree where they meet: the initial one is soft"
+                )
                 tree, factor = self._one(name, later, False)
             trees.append(tree)
             factors.append(factor)
@@ -268,7 +278,7 @@ class _Builder:
         background: sympy.Expr = sympy.Integer(0)
         envelope: sympy.Expr = sympy.Integer(1)
         order = self.problem.time_order.get(name, 0) if with_initial else 0
-        start = sympy.Float(self.bounds[self.time_axis][0]) if self.time_axis is not None else None
+        start = sympy.Float(0 if self.time_axis is None else self.bounds[self.time_axis][0])
         if order:
             envelope = self.elapsed() ** order
             if not later:
@@ -355,7 +365,7 @@ def _growth(
             return sum((c * (1j * k) ** n for n, c in terms.items()), np.zeros(len(k), complex))
 
         lowest = 2 * np.pi / (bounds[axis][1] - bounds[axis][0])
-        if not terms or np.max(rate(lowest * np.arange(MODES_FIRST)).real) * span > MOST_GROWTH:
+        if not terms or np.max(np.real(rate(lowest * np.arange(MODES_FIRST)))) * span > MOST_GROWTH:
             return None
         rates.append(rate)
     return rates if nonlinear or propagator is True else None

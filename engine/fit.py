@@ -1,6 +1,7 @@
 """The one training loop: budget, progress, checkpoints, divergence, signals.
 
-The loop knows nothing of what is trained. It drives a `Trainer` step by step, keeps its state safe, and says in a
+The loop knows nothing of what is trained. It drives a `Trainer` step by step, keeps its state
+safe, and says in a
 `Status` why it stopped.
 """
 
@@ -104,7 +105,8 @@ def fit(
         budget: seconds of training over the whole run; None for no limit.
         steps: optimiser steps over the whole run; None for no limit.
         checkpoint_every: seconds between checkpoints.
-        log_every: log every so many steps instead of every second (a record of the run that repeats exactly).
+        log_every: log every so many steps instead of every second (a record of the run that
+            repeats exactly).
         error: current error estimate, asked at every log entry.
 
     Returns:
@@ -112,7 +114,8 @@ def fit(
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written.
-        DivergedError: more than three rollbacks did not help; the last good state was restored and saved.
+        DivergedError: more than three rollbacks did not help; the last good state was restored and
+        saved.
     """
     began = time.monotonic() - record.seconds
     saved = logged = time.monotonic()

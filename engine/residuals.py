@@ -1,13 +1,19 @@
 """The residual engine: problem and field in, residuals and their parameter Jacobian out.
 
-Every condition of a problem becomes a `Term`: a set of points on which some equations must vanish. A term is
-compiled once to the smallest Taylor algebra that carries its derivatives; sums of second derivatives that occur
-only together are collapsed to one Laplacian channel. Points are held in blocks that fit the processor's cache,
-each with its own store of constants (features, hard-constraint background), so that repeated evaluations at fixed
+Every condition of a problem becomes a `Term`: a set of points on which some equations must vanish.
+A term is
+compiled once to the smallest Taylor algebra that carries its derivatives; sums of second
+derivatives that occur
+only together are collapsed to one Laplacian channel. Points are held in blocks that fit the
+processor's cache,
+each with its own store of constants (features, hard-constraint background), so that repeated
+evaluations at fixed
 points pay for the trained layers only.
 
-The Jacobian of a point-wise residual needs no differentiation beyond one backward pass: the derivative of residual i
-by a weight matrix is the outer product of the layer's input and adjoint bundles at point i (`Linear.jacobian`).
+The Jacobian of a point-wise residual needs no differentiation beyond one backward pass: the
+derivative of residual i
+by a weight matrix is the outer product of the layer's input and adjoint bundles at point i
+(`Linear.jacobian`).
 """
 
 from __future__ import annotations
@@ -61,7 +67,8 @@ class PointSet:
 
     Attributes:
         points: shape (n, coordinates).
-        weights: weight of each point's squared residuals in the loss, shape (n,); their sum is the term's
+        weights: weight of each point's squared residuals in the loss, shape (n,); their sum is the
+            term's
             weight. Equal weights ``1/n`` give the mean square.
         targets: for ``handover``, the values to match, shape (n, residuals).
     """
@@ -153,9 +160,7 @@ class ResidualEngine:
                 values, _ = self._block(name, points, where, cache, tape)
                 n = len(values)
                 scale = points.weights[where].sqrt()
-                residual[start : start + n * count] = (
-                    (scale[:, None] * values).detach().flatten()
-                )
+                residual[start : start + n * count] = (scale[:, None] * values).detach().flatten()
                 for column in range(count):
                     target = jacobian[start + column : start + n * count : count]
                     self._fill(target, values[:, column] * scale, tape, column + 1 < count)
@@ -233,7 +238,9 @@ class _Compiled:
 
     algebra: JetAlgebra
     coordinates: tuple[str, ...]
-    symbols: tuple[tuple[str, int, MultiIndex | None], ...]  # name, field, index; None is the Laplacian
+    symbols: tuple[
+        tuple[str, int, MultiIndex | None], ...
+    ]  # name, field, index; None is the Laplacian
     functions: tuple[Callable[[dict], Tensor], ...]
 
     def evaluate(self, bundle: Tensor, points: Tensor, parameters: Mapping[str, float]) -> Tensor:
@@ -267,9 +274,11 @@ def _compile(term: Term, namespace: Namespace, *, collapse: bool) -> _Compiled:
             for index in indices:
                 jets[str(namespace.jet(name, index))] = (name, index)
     axes: tuple[int, ...] = ()
-    collapsed: list[tuple[str, int, None]] = []
+    collapsed: list[tuple[str, str, None]] = []
     if collapse and all(tree is not None for tree in trees):
-        axes, trees, gone, collapsed = _collapse([t for t in trees if t is not None], jets, namespace)
+        axes, trees, gone, collapsed = _collapse(
+            [t for t in trees if t is not None], jets, namespace
+        )
         for name in gone:
             del jets[name]
     algebra = algebra_for([index for _, index in jets.values()], dimension, axes)
@@ -285,19 +294,23 @@ def _compile(term: Term, namespace: Namespace, *, collapse: bool) -> _Compiled:
     return _Compiled(
         algebra,
         namespace.coordinates,
-        (*symbols, *((n, position[f], None) for n, f in collapsed)),  # type: ignore[misc]
+        (*symbols, *((n, position[f], None) for n, f, _ in collapsed)),  # type: ignore[misc]
         tuple(functions),
     )
 
 
-def _collapse(trees: list[sympy.Expr], jets: Mapping[str, tuple[str, MultiIndex]], namespace: Namespace):
+def _collapse(
+    trees: list[sympy.Expr], jets: Mapping[str, tuple[str, MultiIndex]], namespace: Namespace
+):
     """Replace second derivatives that enter every equation only through one sum by that sum.
 
-    A set of axes is collapsed when, for every field that has second derivatives at all, the pure second derivatives along these
+    A set of axes is collapsed when, for every field that has second derivatives at all, the pure
+    second derivatives along these
     axes enter linearly with one common coefficient and no higher derivative needs them on the way.
 
     Returns:
-        axes, new trees, names of the jets that went, and (symbol name, field) of each new Laplacian.
+        axes, new trees, names of the jets that went, and (symbol name, field) of each new
+        Laplacian.
     """
     dimension = len(namespace.coordinates)
     doubles = [tuple(2 * (i == axis) for i in range(dimension)) for axis in range(dimension)]
@@ -313,7 +326,7 @@ def _collapse(trees: list[sympy.Expr], jets: Mapping[str, tuple[str, MultiIndex]
     if len(space) < 2 or any({a for a in s if a in space} != space for s in by_field.values()):
         return nothing
     gone: list[str] = []
-    laplacians: list[tuple[str, str]] = []
+    laplacians: list[tuple[str, str, None]] = []
     for name in by_field:
         symbols = [namespace.jet(name, doubles[axis]) for axis in sorted(space)]
         new = sympy.Symbol(f"laplacian_of_{name}", real=True)
@@ -327,7 +340,7 @@ def _collapse(trees: list[sympy.Expr], jets: Mapping[str, tuple[str, MultiIndex]
                 rest = tree.subs({symbol: 0 for symbol in symbols})
                 trees[position] = rest + coefficient * new
         gone += [str(symbol) for symbol in symbols]
-        laplacians.append((str(new), name))
+        laplacians.append((str(new), name, None))
     return tuple(sorted(space)), trees, gone, laplacians
 
 
@@ -344,9 +357,7 @@ def condition_term(condition: Condition, problem: Problem) -> Term:
     axis = problem.coordinates.index(low.coordinate)
     indices = []
     for position, name in enumerate(problem.fields):
-        orders = [
-            index[axis] for eq in problem.equations for index in eq.derivatives.get(name, ())
-        ]
+        orders = [index[axis] for eq in problem.equations for index in eq.derivatives.get(name, ())]
         for order in range(max(orders, default=1) or 1):
             indices.append(
                 (position, tuple(order * (i == axis) for i in range(len(problem.coordinates))))
@@ -375,7 +386,9 @@ def field_derivatives(
         bundle = field.jet(points, algebra)
     position = {name: i for i, name in enumerate(namespace.fields)}
     return {
-        str(namespace.jet(name, index)): algebra.derivative(bundle, index)[:, position[name]].detach()
+        str(namespace.jet(name, index)): algebra.derivative(bundle, index)[
+            :, position[name]
+        ].detach()
         for name, indices in wanted.items()
         for index in indices
     }

@@ -1,15 +1,23 @@
 """Taylor-mode differentiation: truncated multivariate Taylor algebras.
 
-Near a point a field is ``u(x + h) = sum_a c_a h^a`` with Taylor coefficients ``c_a = (d^a u) / a!`` for
-multi-indices ``a``. Keeping a downward-closed set of them gives a commutative algebra: sums act coefficient by
-coefficient, products by the truncated Cauchy rule ``c_k(fg) = sum_{i+j=k} c_i(f) c_j(g)``, and a scalar function
-``s`` acts by ``s(f) = sum_m s^(m)(c_0)/m! (f - c_0)^m``, where ``f - c_0`` is nilpotent. Propagating one such
-*bundle* through a network yields exactly the derivatives a residual asks for in one forward pass, mixed
+Near a point a field is ``u(x + h) = sum_a c_a h^a`` with Taylor coefficients ``c_a = (d^a u) /
+a!`` for
+multi-indices ``a``. Keeping a downward-closed set of them gives a commutative algebra: sums act
+coefficient by
+coefficient, products by the truncated Cauchy rule ``c_k(fg) = sum_{i+j=k} c_i(f) c_j(g)``, and a
+scalar function
+``s`` acts by ``s(f) = sum_m s^(m)(c_0)/m! (f - c_0)^m``, where ``f - c_0`` is nilpotent.
+Propagating one such
+*bundle* through a network yields exactly the derivatives a residual asks for in one forward pass,
+mixed
 partials included.
 
-A Laplacian needs only the sum of its second-order coefficients. That sum is closed under the three rules when
-all first-order coefficients are kept, so it travels as one *collapsed* channel: ``2 + d`` channels instead of
-``1 + 2d`` (Dangel et al., "Collapsing Taylor mode automatic differentiation", arXiv 2505.13644; the forward
+A Laplacian needs only the sum of its second-order coefficients. That sum is closed under the three
+rules when
+all first-order coefficients are kept, so it travels as one *collapsed* channel: ``2 + d`` channels
+instead of
+``1 + 2d`` (Dangel et al., "Collapsing Taylor mode automatic differentiation", arXiv 2505.13644;
+the forward
 Laplacian of Li et al., Nature Machine Intelligence 2024).
 
 A bundle is a tensor of shape ``(channels, points, width)``; channel 0 is the value.
@@ -38,7 +46,8 @@ class JetAlgebra:
 
     Attributes:
         indices: downward-closed multi-indices, sorted by order; ``indices[0]`` is the value.
-        laplacian: coordinates whose second derivatives are summed into one extra last channel, which
+        laplacian: coordinates whose second derivatives are summed into one extra last channel,
+            which
             holds ``sum_i c_{2 e_i}``, that is half the Laplacian; empty when nothing is collapsed.
     """
 
@@ -84,7 +93,8 @@ class JetAlgebra:
         """A scalar function of a bundle by Faa di Bruno's formula.
 
         Args:
-            function: rule giving the normalised derivatives ``s^(m)(z) / m!`` up to the asked order.
+            function: rule giving the normalised derivatives ``s^(m)(z) / m!`` up to the asked
+                order.
             bundle: shape (channels, points, width).
 
         Returns:
@@ -190,7 +200,8 @@ Monomials = tuple[tuple[int, tuple[tuple[int, tuple[int, ...]], ...]], ...]
 def _composition_table(algebra: JetAlgebra) -> tuple[Monomials, ...]:
     """For every channel: for each power m >= 2 the monomials of ``(f - c_0)^m`` that fall in it.
 
-    Each monomial is ``(coefficient, channels)``, the channels sorted. The powers follow from the product
+    Each monomial is ``(coefficient, channels)``, the channels sorted. The powers follow from the
+    product
     table alone, so collapsed channels need no rule of their own.
     """
     products = _product_table(algebra)
@@ -218,16 +229,17 @@ def _composition_table(algebra: JetAlgebra) -> tuple[Monomials, ...]:
     return tuple(tuple(row) for row in collected)
 
 
-# Scalar rules: normalised derivatives s^(m)(z)/m!, m = 0..order ---------------------------------------------
+# Scalar rules: normalised derivatives s^(m)(z)/m!, m = 0..order
+# ---------------------------------------------
 
 
 def tanh_rule(z: Tensor, order: int) -> list[Tensor]:
     """Normalised derivatives of tanh from ``s' = 1 - s^2``."""
     s = torch.tanh(z)
-    out = [s]
-    if order >= 1:
-        d = 1 - s * s
-        out.append(d)
+    if order == 0:
+        return [s]
+    d = 1 - s * s
+    out = [s, d]
     if order >= 2:
         out.append(-s * d)
     if order >= 3:
@@ -272,10 +284,10 @@ def silu_rule(z: Tensor, order: int) -> list[Tensor]:
 def gelu_rule(z: Tensor, order: int) -> list[Tensor]:
     """Normalised derivatives of ``z Phi(z)`` with the Gaussian distribution function."""
     cdf = 0.5 * (1 + torch.erf(z / math.sqrt(2)))
-    out = [z * cdf]
-    if order >= 1:
-        pdf = torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-        out.append(cdf + z * pdf)
+    if order == 0:
+        return [z * cdf]
+    pdf = torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    out = [z * cdf, cdf + z * pdf]
     if order >= 2:
         out.append((2 - z * z) * pdf / 2)
     if order >= 3:
@@ -287,7 +299,9 @@ def gelu_rule(z: Tensor, order: int) -> list[Tensor]:
 
 def _within(out: list[Tensor], order: int, name: str) -> list[Tensor]:
     if order > MAX_ORDER:
-        raise NotImplementedError(f"the Taylor rule of {name} covers derivatives to order {MAX_ORDER}")
+        raise NotImplementedError(
+            f"the Taylor rule of {name} covers derivatives to order {MAX_ORDER}"
+        )
     return out
 
 

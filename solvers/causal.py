@@ -1,7 +1,9 @@
 """Causal training in time windows (Wang, Sankaran & Perdikaris, arXiv 2203.07404; CMAME 421, 2024).
 
-The causal weighting is covered by a patent of the University of Pennsylvania; see `residua.engine.weighting`.
-Time windows, hard hand-over and Gauss-Newton do not depend on it: the backend ``pinn`` and ``windows`` stand without.
+The causal weighting is covered by a patent of the University of Pennsylvania; see
+`residua.engine.weighting`.
+Time windows, hard hand-over and Gauss-Newton do not depend on it: the backend ``pinn`` and
+``windows`` stand without.
 """
 
 from __future__ import annotations

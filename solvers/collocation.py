@@ -1,6 +1,7 @@
 """Training by collocation: sample points, differentiate, weigh, step; window after window.
 
-The backends `pinn` and `causal` are choices of its parts: one window and plain weights, or several windows and
+The backends `pinn` and `causal` are choices of its parts: one window and plain weights, or several
+windows and
 causal weights.
 """
 
@@ -57,7 +58,8 @@ class Collocation:
         self.notes: list[str] = []
         self._open(0)
 
-    # What the loop asks ------------------------------------------------------------------------------------
+    # What the loop asks
+    # ------------------------------------------------------------------------------------
 
     @property
     def field(self) -> Field:
@@ -80,15 +82,14 @@ class Collocation:
         self.window_step += 1
         self.stalls = self.stalls + 1 if self.optimizer.stalled else 0
         stage = self.options.optimizer[self.stage]
-        # Before the causal weights have opened up, a small loss only says that the early slabs are solved.
+        # Before the causal weights have opened up, a small loss only says that the early slabs are
+        # solved.
         exhausted = loss <= stage.tolerance or self.stalls >= STALLS
         if exhausted and self.causal is not None and not self.causal.settled:
             exhausted = False
             self._weigh_causally()
         over = exhausted or (stage.steps is not None and self.stage_step >= stage.steps)
-        out_of_time = (
-            math.isfinite(seconds_left) and self._clock_start - seconds_left > self._share
-        )
+        out_of_time = math.isfinite(seconds_left) and self._clock_start - seconds_left > self._share
         if self.causal is not None and self.causal.settled:
             self.causal.advance()
         extra = self._where()
@@ -154,7 +155,8 @@ class Collocation:
         if self.causal is not None and state["causal"] is not None:
             self.causal.load_state_dict(state["causal"])
 
-    # Windows, stages, points -------------------------------------------------------------------------------
+    # Windows, stages, points
+    # -------------------------------------------------------------------------------
 
     def _open(self, window: int, weights: dict[str, Tensor] | None = None) -> None:
         """Set up a time window: field, terms, points, weights, first optimiser."""
@@ -250,7 +252,9 @@ class Collocation:
 
     @property
     def _span(self) -> tuple[float, float] | None:
-        return None if self.edges is None else (self.edges[self.window], self.edges[self.window + 1])
+        return (
+            None if self.edges is None else (self.edges[self.window], self.edges[self.window + 1])
+        )
 
     def _bounds(self, *, interior: bool) -> tuple[tuple[float, float], ...]:
         bounds = list(self.current.bounds)
@@ -299,7 +303,8 @@ class Collocation:
         columns = [algebra.derivative(bundle, index)[:, p] for p, index in term.indices]
         return torch.stack(columns, dim=1)
 
-    # Between steps -----------------------------------------------------------------------------------------
+    # Between steps
+    # -----------------------------------------------------------------------------------------
 
     def _refresh(self) -> None:
         """New points and weights where they are due; frozen in between, so each step sees one objective."""
@@ -370,7 +375,9 @@ class Collocation:
         for name, values in self.engine.residuals(self.batch).items():
             loss = values.square().sum(1).mean()
             gradients = torch.autograd.grad(loss, self.engine.parameters, allow_unused=True)
-            norms[name] = math.sqrt(sum(float(g.square().sum()) for g in gradients if g is not None))
+            norms[name] = math.sqrt(
+                sum(float(g.square().sum()) for g in gradients if g is not None)
+            )
         return norms
 
     def _shares(self) -> dict[str, float]:

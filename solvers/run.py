@@ -154,12 +154,16 @@ def _write(
         assert reference is not None and comparison is not None
         bar = comparison.error_bar[name]
         limited = " (reference-limited)" if error < 3 * bar else ""
-        reporter.message(f"relative L2 error of {name}: {error:.2e}{limited}, reference known to {bar:.1e}")
+        reporter.message(
+            f"relative L2 error of {name}: {error:.2e}{limited}, reference known to {bar:.1e}"
+        )
     if errors and reference is not None:
         worst = max(errors.values())
         seconds = reference.seconds_to(worst) if math.isfinite(worst) else None
         spent = "did not reach it" if seconds is None else f"needs {seconds:.2g} s for it"
-        reporter.message(f"classical {reference.classical}: {spent}; this run took {record.seconds:.1f} s")
+        reporter.message(
+            f"classical {reference.classical}: {spent}; this run took {record.seconds:.1f} s"
+        )
     if case.run.accuracy is not None:
         worst = max(errors.values(), default=math.inf)
         if not worst <= case.run.accuracy:
@@ -173,7 +177,10 @@ def _device(case: Case) -> torch.device:
     wanted = case.run.device
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ConfigurationError(
-            "", path=("run", "device"), found="cuda", advice="there is no CUDA device here; write auto or cpu"
+            "",
+            path=("run", "device"),
+            found="cuda",
+            advice="there is no CUDA device here; write auto or cpu",
         )
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
@@ -219,7 +226,9 @@ def _estimator(case: Case, trainer: Any, reference: Reference | None) -> Callabl
         window = trainer.window
         if window not in known:
             rng = np.random.default_rng(window)
-            points = np.stack([rng.uniform(low, high, 256) for low, high in trainer.current.bounds], 1)
+            points = np.stack(
+                [rng.uniform(low, high, 256) for low, high in trainer.current.bounds], 1
+            )
             known.clear()
             known[window] = (
                 torch.as_tensor(points).to(trainer.device, trainer.dtype),
@@ -242,7 +251,11 @@ def _check_same(case: Case, folder: Path) -> None:
     if not path.is_file():
         raise DataError(f"{path}: there is no such file; nothing to resume")
     before = load_case(path)
-    if before.problem != case.problem or before.solver != case.solver or before.run.seed != case.run.seed:
+    if (
+        before.problem != case.problem
+        or before.solver != case.solver
+        or before.run.seed != case.run.seed
+    ):
         raise DataError(
             f"{folder}: holds a run of another case; resume with the same problem, solver and seed"
         )

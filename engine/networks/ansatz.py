@@ -1,7 +1,9 @@
 """Fields that satisfy conditions by construction: ``u = A + B N``.
 
-A (the *background*) meets the conditions, B (the *envelope*) vanishes to the right order where they hold, N is a
-network. Both are known functions, so their Taylor coefficients are constants at the collocation points.
+A (the *background*) meets the conditions, B (the *envelope*) vanishes to the right order where
+they hold, N is a
+network. Both are known functions, so their Taylor coefficients are constants at the collocation
+points.
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ class SymbolicField(Field):
                     tree = sympy.diff(tree, sympy.Symbol(name, real=True), order) if order else tree
                 self._derivatives[key] = tree
             value = evaluate(self._derivatives[key], values, TORCH)
-            columns.append(torch.as_tensor(value, dtype=points.dtype, device=points.device).expand(len(points)))
+            columns.append(
+                torch.as_tensor(value, dtype=points.dtype, device=points.device).expand(len(points))
+            )
         return torch.stack(columns, dim=1) / factor
 
 
@@ -74,6 +78,7 @@ class Reflection(Field):
         self.field = field
         self.axis = axis
         self.midpoint = midpoint
+        self.parities: Tensor
         self.register_buffer(
             "parities", torch.tensor(parities, dtype=torch.float64), persistent=False
         )
@@ -94,7 +99,8 @@ class Reflection(Field):
 class Handover(Field):
     """State handed over by an earlier time window: its Taylor polynomial in time about the hand-over.
 
-    ``A(x, t) = sum_{m < order} (t - s)^m / m! d_t^m u(x, s)``, so that the new window starts from exactly the
+    ``A(x, t) = sum_{m < order} (t - s)^m / m! d_t^m u(x, s)``, so that the new window starts from
+    exactly the
     state (and, for equations of second order, the velocity) the last one reached.
 
     Args:
@@ -114,9 +120,7 @@ class Handover(Field):
     def jet(self, points: Tensor, algebra: JetAlgebra, context: Context | None = None) -> Tensor:
         """See `Field.jet`."""
         axis, dimension = self.axis, points.shape[1]
-        doubles = [
-            tuple(2 * (i == other) for other in range(dimension)) for i in algebra.laplacian
-        ]
+        doubles = [tuple(2 * (i == other) for other in range(dimension)) for i in algebra.laplacian]
         wanted = {self._at(index, 0) for index in (*algebra.indices, *doubles)}
         terms = max(self.orders)
         source = algebra_for(
@@ -217,4 +221,3 @@ class Windows(Field):
         if result is None:
             raise ValueError("no points")
         return result
-

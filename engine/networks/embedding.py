@@ -15,11 +15,14 @@ class Embedding(nn.Module):
     """Coordinates to features.
 
     A bounded coordinate is scaled to [-1, 1]. A periodic one becomes ``cos(k w (x - m))`` and
-    ``sin(k w (x - m))``, k = 1..harmonics, with ``w = 2 pi / length`` and m the midpoint: every function of these features is exactly
-    periodic with all its derivatives (Dong & Ni, J. Comput. Phys. 435, 2021). With even parity only the cosines are
+    ``sin(k w (x - m))``, k = 1..harmonics, with ``w = 2 pi / length`` and m the midpoint: every
+    function of these features is exactly
+    periodic with all its derivatives (Dong & Ni, J. Comput. Phys. 435, 2021). With even parity
+    only the cosines are
     kept, so that every function of them is even about the midpoint.
 
-    With ``fourier`` > 0 the features are mapped on to ``cos(B f), sin(B f)`` with a fixed Gaussian matrix B
+    With ``fourier`` > 0 the features are mapped on to ``cos(B f), sin(B f)`` with a fixed Gaussian
+    matrix B
     (Tancik et al., "Fourier features let networks learn high frequency functions", NeurIPS 2020).
 
     Args:
@@ -42,6 +45,9 @@ class Embedding(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
+        self.centre: Tensor
+        self.length: Tensor
+        self.frequencies: Tensor | None
         low = torch.tensor([b[0] for b in bounds], dtype=torch.float64)
         high = torch.tensor([b[1] for b in bounds], dtype=torch.float64)
         self.register_buffer("centre", (low + high) / 2, persistent=False)

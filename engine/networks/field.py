@@ -26,9 +26,12 @@ class Context:
     """What travels beside an evaluation.
 
     Attributes:
-        tape: when a list, every linear layer appends a `Record`; per-point parameter Jacobians are read off
-            it (an outer product of a layer's input with the derivative by its output, point by point).
-        cache: when a dict, parts that do not depend on trained parameters are kept in it. A cache belongs to
+        tape: when a list, every linear layer appends a `Record`; per-point parameter Jacobians are
+            read off
+            it (an outer product of a layer's input with the derivative by its output, point by
+            point).
+        cache: when a dict, parts that do not depend on trained parameters are kept in it. A cache
+            belongs to
             one set of points and must be dropped with it.
     """
 
@@ -71,11 +74,14 @@ class Linear(nn.Module):
     """Affine layer on bundles, optionally with random weight factorisation.
 
     A linear map acts on every Taylor coefficient alike; the bias touches the value only. With
-    ``factorised`` the weight is ``diag(exp(s)) V``: both factors are trained (Wang et al., "Random weight
-    factorization improves the training of continuous neural representations", arXiv 2210.01274); the scale is
+    ``factorised`` the weight is ``diag(exp(s)) V``: both factors are trained (Wang et al., "Random
+    weight
+    factorization improves the training of continuous neural representations", arXiv 2210.01274);
+    the scale is
     kept as its logarithm so that it stays positive.
 
-    Initialisation: Glorot normal, bias uniform within ``1/sqrt(inputs)``; factorised ``s ~ N(1/2, 0.1)`` with V rescaled so that the product
+    Initialisation: Glorot normal, bias uniform within ``1/sqrt(inputs)``; factorised ``s ~ N(1/2,
+    0.1)`` with V rescaled so that the product
     is the Glorot draw.
     """
 
@@ -124,8 +130,10 @@ class Linear(nn.Module):
 
         Args:
             inputs: input bundle, shape (channels, copies * points, inputs).
-            adjoint: derivative of each point's scalar by this layer's output, (channels, copies * points, outputs).
-            points: number of points; a point that was evaluated in several copies (reflections, pairs of
+            adjoint: derivative of each point's scalar by this layer's output, (channels, copies *
+                points, outputs).
+            points: number of points; a point that was evaluated in several copies (reflections,
+                pairs of
                 periodic faces) gets the sum over its copies.
 
         Returns:
@@ -147,7 +155,8 @@ class Linear(nn.Module):
 class NestedField(Field):
     """Any point-wise torch module as a field, its derivatives by nested automatic differentiation.
 
-    The fallback for networks without Taylor rules, and the oracle the rules are tested against. Works in
+    The fallback for networks without Taylor rules, and the oracle the rules are tested against.
+    Works in
     algebras without collapsed channels of any order; cost grows exponentially with the order.
     """
 
@@ -181,7 +190,10 @@ class NestedField(Field):
                     unit = tuple(int(axis == i) for i in range(points.shape[1]))
                     columns = [
                         torch.autograd.grad(
-                            known[unit][:, c].sum(), points, create_graph=True, materialize_grads=True
+                            known[unit][:, c].sum(),
+                            points,
+                            create_graph=True,
+                            materialize_grads=True,
                         )[0][:, axis]
                         for c in range(value.shape[1])
                     ]

@@ -20,7 +20,8 @@ class Mlp(Field):
         depth: number of hidden layers.
         activation: a name in `residua.engine.taylor.ACTIVATIONS`.
         factorised: random weight factorisation of every hidden layer.
-        gated: the modified MLP of Wang, Teng & Perdikaris (SIAM J. Sci. Comput. 43, 2021): two encoders
+        gated: the modified MLP of Wang, Teng & Perdikaris (SIAM J. Sci. Comput. 43, 2021): two
+            encoders
             U, V of the features blend every hidden layer, ``h <- U + h (V - U)``.
         generator: source of the initial weights.
     """

@@ -1,9 +1,13 @@
 """The state handed on by the linear part of the equation: exact in Fourier space.
 
-For a periodic coordinate and constant coefficients the linear derivative terms ``u_t = L u`` are solved exactly mode by mode:
-``A(x, t) = sum_k c_k exp(lambda_k (t - s)) exp(i k w x)``. Taken as background of the ansatz ``u = A + (t - s) N``
-it starts from the given state, smooths its kinks as the equation does, and leaves to the network only what the
-remaining terms add (Duhamel's integral): the idea of an exponential integrator (Hochbruck & Ostermann,
+For a periodic coordinate and constant coefficients the linear derivative terms ``u_t = L u`` are
+solved exactly mode by mode:
+``A(x, t) = sum_k c_k exp(lambda_k (t - s)) exp(i k w x)``. Taken as background of the ansatz ``u =
+A + (t - s) N``
+it starts from the given state, smooths its kinks as the equation does, and leaves to the network
+only what the
+remaining terms add (Duhamel's integral): the idea of an exponential integrator (Hochbruck &
+Ostermann,
 Acta Numerica 19, 2010) as a hard initial condition.
 """
 
@@ -27,7 +31,8 @@ class Propagated(Field):
     """Fourier series of a state under its linear evolution; has no trained parameters.
 
     Args:
-        state: the state at the start, points (n, coordinates) -> (n, fields); None leaves zeros to be loaded.
+        state: the state at the start, points (n, coordinates) -> (n, fields); None leaves zeros to
+            be loaded.
         growth: growth rate of each field.
         axis: the periodic coordinate.
         bounds: its ends.
@@ -50,6 +55,9 @@ class Propagated(Field):
         dimension: int = 2,
     ) -> None:
         super().__init__()
+        self.real_rate: Tensor
+        self.imaginary_rate: Tensor
+        self.coefficients: Tensor
         self.axis = axis
         self.time_axis = time_axis
         self.time = time
@@ -57,8 +65,10 @@ class Propagated(Field):
         self.wave = 2 * math.pi / (high - self.low)
         numbers = self.wave * np.arange(modes)
         rates = np.stack([rate(numbers) for rate in growth], axis=1)
-        self.register_buffer("real_rate", torch.tensor(rates.real), persistent=False)
-        self.register_buffer("imaginary_rate", torch.tensor(rates.imag), persistent=False)
+        self.register_buffer("real_rate", torch.tensor(np.real(rates).copy()), persistent=False)
+        self.register_buffer(
+            "imaginary_rate", torch.tensor(np.imag(rates).copy()), persistent=False
+        )
         coefficients = torch.zeros(2, modes, len(growth), dtype=torch.float64)
         if state is not None:
             count = 2 * modes

@@ -14,7 +14,8 @@ from ...errors import DivergedError
 class LossOptimizer:
     """torch's Adam, or its L-BFGS with a strong-Wolfe line search, one step at a time.
 
-    L-BFGS runs without its own stopping tests: they compare with absolute thresholds made for float32 and
+    L-BFGS runs without its own stopping tests: they compare with absolute thresholds made for
+    float32 and
     end a float64 run early.
 
     Args:

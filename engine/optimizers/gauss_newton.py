@@ -1,9 +1,13 @@
 """Gauss-Newton with Levenberg-Marquardt damping for sums of squares.
 
-Minimises ``|r(theta)|^2`` by solving ``(S J^T J S + mu I) S^-1 d = -S J^T r`` in every step, where S scales the
-normal matrix to unit diagonal (Jacobi scaling), so that the damping mu is dimensionless. With fewer residuals than
-parameters the same step is found in residual space, ``d = -S^2 J^T (J S^2 J^T + mu I)^-1 r`` (push-through identity;
-the dual form used for natural gradients in arXiv 2505.12149). Damping follows the gain ratio as in Nielsen,
+Minimises ``|r(theta)|^2`` by solving ``(S J^T J S + mu I) S^-1 d = -S J^T r`` in every step, where
+S scales the
+normal matrix to unit diagonal (Jacobi scaling), so that the damping mu is dimensionless. With
+fewer residuals than
+parameters the same step is found in residual space, ``d = -S^2 J^T (J S^2 J^T + mu I)^-1 r``
+(push-through identity;
+the dual form used for natural gradients in arXiv 2505.12149). Damping follows the gain ratio as in
+Nielsen,
 "Damping parameter in Marquardt's method" (IMM-REP-1999-05).
 """
 
@@ -18,7 +22,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ...errors import DivergedError
-
 
 RESTART_DAMPING = 1e-3
 LEAST_DAMPING = 1e-14
@@ -98,13 +101,14 @@ class GaussNewton:
         rows, columns = jacobian.shape
         gradient = jacobian.T @ r
         scale = torch.linalg.vector_norm(jacobian, dim=0)
-        # A column far below the others is a parameter the residuals do not feel (beyond rounding): scaling it
+        # A column far below the others is a parameter the residuals do not feel (beyond rounding):
+        # scaling it
         # up to the rest would turn that rounding into a step.
         floor = LEAST_COLUMN * torch.clamp(scale.max(), min=torch.finfo(scale.dtype).tiny)
         scale = 1 / torch.maximum(scale, floor)
         dual = self.form == "dual" or (self.form == "auto" and rows < columns)
+        scaled = jacobian * scale if dual else jacobian
         if dual:
-            scaled = jacobian * scale
             gram = scaled @ scaled.T
         else:
             gram = jacobian.T @ jacobian

@@ -104,8 +104,9 @@ def _automatic(problem: Any, **settings: Any) -> Reference:
     return Reference(
         method=found.method.name,
         error_bar=bars,
-        description=f"{found.method.name}, {found.method.describe(*found.level)}; bar: 3 times the change from the next "
-        "coarser space and the next coarser time resolution, relative L2 over a dense set",
+        description=f"{found.method.name}, {found.method.describe(*found.level)}; bar: 3 times the "
+        "change from the next coarser space and the next coarser time resolution, relative L2 over "
+        "a dense set",
         evaluate=found.solution,
         price=found.costs,
         classical=found.names,
@@ -118,7 +119,8 @@ def _exact(problem: Any, formulas: Mapping[str, Any]) -> Reference:
     return Reference(
         method="exact",
         error_bar=dict.fromkeys(problem.fields, ERROR_BAR),
-        description=f"exact solution, checked against equations and conditions; bar: rounding, {ERROR_BAR:.1e}",
+        description="exact solution, checked against equations and conditions; bar: rounding, "
+        f"{ERROR_BAR:.1e}",
         evaluate=exact,
         price=_price(problem, exact),
         classical=_classical(problem),
@@ -130,8 +132,8 @@ def _cole_hopf(problem: Any) -> Reference:
     return Reference(
         method="Cole-Hopf quadrature",
         error_bar={problem.fields[0]: exact.error_bar},
-        description=f"Cole-Hopf formula, trapezoidal rule of {exact.nodes} nodes; bar: twice the change from half as "
-        "many, and rounding",
+        description=f"Cole-Hopf formula, trapezoidal rule of {exact.nodes} nodes; bar: twice the "
+        "change from half as many, and rounding",
         evaluate=exact,
         price=_price(problem, exact),
         classical=_classical(problem),
@@ -141,7 +143,7 @@ def _cole_hopf(problem: Any) -> Reference:
 def _price(
     problem: Any, exact: Callable[[Array], Array]
 ) -> Callable[[], list[tuple[float, float]]]:
-    """The classical solver measured against a formula: its runs while refining, and cheaper ones."""
+    """The classical solver measured against a formula: its refinement, and cheaper runs."""
 
     def rows() -> list[tuple[float, float]]:
         try:

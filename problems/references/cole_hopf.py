@@ -85,7 +85,7 @@ class ColeHopf:
 
     @property
     def error_bar(self) -> float:
-        """Twice the change between the two orders, and the rounding of exponents as large as reach^2."""
+        """Twice the change between the two orders, and the rounding of exponents up to reach^2."""
         return 2.0 * self.change + 4 * float(np.finfo(float).eps) * self._reach**2
 
     def __call__(self, points: Array) -> Array:

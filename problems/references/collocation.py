@@ -33,7 +33,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Lines:
-    """Points on one axis as the image of its nodes: `matrix` (points, n) and the points' coordinates."""
+    """Points on one axis as the image of its nodes under `matrix`, shape (points, n)."""
 
     basis: Basis
     matrix: Array | None  # None: the nodes themselves
@@ -264,7 +264,7 @@ class Collocation:
 
     def kron(self, matrices: Sequence[Array | None]) -> Array:
         """Kronecker product over the axes, None standing for the identity."""
-        product = np.ones((1, 1))
+        product: Array = np.ones((1, 1))
         for matrix, basis in zip(matrices, self.bases, strict=True):
             product = np.kron(product, np.eye(basis.n) if matrix is None else matrix)
         return product
@@ -274,7 +274,8 @@ class Collocation:
 
         Args:
             t: shape (s,).
-            y: states, shape (s, unknowns); `slope` their time derivatives.
+            y: states, shape (s, unknowns).
+            slope: their time derivatives, of the same shape.
 
         Returns:
             Shape (s, unknowns).

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -55,7 +56,7 @@ def phi_functions(z: Complex) -> tuple[Complex, Complex, Complex, Complex]:
 
 
 def _matrix_phi(z: Complex) -> tuple[Complex, Complex, Complex, Complex]:
-    """The same for matrices (modes, c, c), from the exponential of [[z, I, 0, 0], [0, 0, I, 0], ...]."""
+    """The same for matrices (modes, c, c), from exp of [[z, I, 0, 0], [0, 0, I, 0], ...]."""
     c = z.shape[-1]
     augmented = np.zeros((*z.shape[:-2], 4 * c, 4 * c), dtype=complex)
     augmented[..., :c, :c] = z
@@ -66,7 +67,7 @@ def _matrix_phi(z: Complex) -> tuple[Complex, Complex, Complex, Complex]:
 
 
 class _Multiplier:
-    """Functions of the linear part: element by element when it is diagonal, matrix by mode otherwise."""
+    """Functions of the linear part: by element when it is diagonal, else a matrix by mode."""
 
     def __init__(self, operator: Complex) -> None:
         c = operator.shape[0]
@@ -155,6 +156,7 @@ class _Nonlinear:
             zip(
                 self.names,
                 inverse_transform(self._resized(modes, self.coarse, self.fine), self.fine),
+                strict=True,
             )
         )
         rest = (
@@ -179,7 +181,7 @@ class _Nonlinear:
         return result
 
 
-def transform(values: Array, axes: int) -> Complex:
+def transform(values: Array, axes: int) -> Any:
     """Fourier coefficients over the last axes; the constant's is the mean."""
     # NumPy's one-dimensional call costs a fifth of SciPy's on the short arrays here.
     if axes == 1:
@@ -187,7 +189,7 @@ def transform(values: Array, axes: int) -> Complex:
     return scipy.fft.rfftn(values, axes=tuple(range(-axes, 0)), norm="forward")
 
 
-def inverse_transform(modes: Complex, sizes: Sequence[int]) -> Array:
+def inverse_transform(modes: Complex, sizes: Sequence[int]) -> Any:
     """Values on a grid of the given sizes."""
     if len(sizes) == 1:
         return np.fft.irfft(modes, sizes[0], norm="forward")

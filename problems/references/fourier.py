@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import scipy.fft
 import sympy
 from numpy.typing import NDArray
 
@@ -29,8 +29,7 @@ class NotApplicable(Exception):
 
 
 class FourierSystem:
-    """The constant-coefficient linear part and the rest of a system on a (possibly mirrored)
-    period.
+    """The constant-coefficient linear part and the rest of a system on a period.
 
     Args:
         system: the problem.
@@ -64,7 +63,7 @@ class FourierSystem:
     def _split(self, tree: sympy.Expr) -> None:
         mass, linear, rest = {}, {}, tree
         jets = self.system.jets(tree)
-        zero = dict.fromkeys(jets, 0)
+        zero = dict.fromkeys(jets, sympy.S.Zero)
         for symbol, jet in jets.items():
             slope = partial(tree, symbol)
             if jet.time == self.system.orders[jet.field]:
@@ -73,7 +72,7 @@ class FourierSystem:
                 mass[jet] = float(slope)
                 rest = rest - slope * symbol
                 continue
-            slope = slope if not slope.free_symbols else slope.subs(zero)
+            slope = slope if not slope.free_symbols else slope.xreplace(zero)
             if not slope.free_symbols and slope.is_finite and slope != 0:
                 linear[jet] = float(slope)
                 rest = rest - slope * symbol
@@ -99,7 +98,7 @@ class FourierSystem:
         return tuple(found)
 
     def folded(self, bases: Sequence[Fourier]) -> tuple[list[Array], list[list[Array]]]:
-        """Coordinates reflected into the original box, and the sign of every field there, by axis."""
+        """Coordinates reflected into the original box, and the sign of every field, by axis."""
         points, signs = [], []
         for axis, (name, basis) in enumerate(zip(self.system.space, bases, strict=True)):
             shape = [-1 if a == axis else 1 for a in range(len(bases))]
@@ -126,11 +125,11 @@ class FourierSystem:
         return state
 
     def smooth_when_mirrored(self) -> bool:
-        """Whether the mirrored initial data have a spectrum that decays: no corner arises at the walls."""
+        """Whether the spectrum of the mirrored initial data decays: no corner at the walls."""
         if not self.mirrored:
             return True
         state = self.initial(self.bases(256 if len(self.system.space) == 1 else 64))
-        spectrum = np.abs(scipy.fft.fftn(state, axes=tuple(range(1, state.ndim))))
+        spectrum = np.abs(np.fft.fftn(state, axes=tuple(range(1, state.ndim))))
         for axis, name in enumerate(self.system.space, start=1):
             if name not in self.mirrored:
                 continue
@@ -140,8 +139,8 @@ class FourierSystem:
                 return False
         return True
 
-    def symbols(self, waves: Sequence[Array]) -> tuple[Complex, Complex]:
-        """Linear operator (components, components, modes...) and the inverse mass (fields, fields, modes...)."""
+    def symbols(self, waves: Sequence[Array]) -> tuple[Complex, Any]:
+        """Linear operator (components, components, modes) and inverse mass (fields, fields, modes)."""
         shape = np.broadcast_shapes(*(w.shape for w in waves))
         fields = len(self.system.fields)
         mass = np.zeros((fields, fields, *shape), dtype=complex)
@@ -171,7 +170,7 @@ class FourierSystem:
         return operator, inverse
 
     @staticmethod
-    def multiplier(space: Sequence[int], waves: Sequence[Array]) -> Complex:
+    def multiplier(space: Sequence[int], waves: Sequence[Array]) -> Any:
         """Product of (i k)^order over the axes."""
         factor = np.ones((1,) * len(waves), dtype=complex)
         for order, wave in zip(space, waves, strict=True):
@@ -242,7 +241,7 @@ def _row_parity(system: System, tree: sympy.Expr, field: int, axis: int) -> int:
 
 
 def _invariant(system: System, axis: int, parity: Sequence[int], equation: int) -> bool:
-    """Whether reflection only changes the sign of an equation, tried at random jets (a polynomial identity test)."""
+    """Whether reflection only changes the sign of an equation, tried at random jets."""
     tree = system.equations[equation]
     jets = system.jets(tree)
     generator = np.random.default_rng(20240229)

@@ -1,9 +1,9 @@
-"""The classical methods behind one face: solve at a level of resolution in space and a level in time."""
+"""The classical methods behind one face: solve at a level in space and a level in time."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +94,7 @@ class FourierETDRK4(Method):
 
 
 class RadauCollocation(Method):
-    """Collocation in space, Radau IIA of order 13 in time. Without space coordinates: a system of ODEs."""
+    """Collocation in space, Radau IIA of order 13 in time; without space, a system of ODEs."""
 
     gain = 30.0
 
@@ -224,7 +224,7 @@ def _check_affine(system: System) -> None:
                 )
 
 
-def candidates(system: System) -> Sequence[type[Method]]:
+def candidates(system: System) -> Sequence[Callable[[System], Method]]:
     """Methods to try, best first; a constructor may still raise NotApplicable."""
     if system.time is None:
         return (NewtonCollocation,)
@@ -234,7 +234,7 @@ def candidates(system: System) -> Sequence[type[Method]]:
 
 
 def common_axes(system: System) -> tuple[Array | None, list[Array]]:
-    """Times and points of the tensor set on which solutions are compared: no node of any grid, ends included."""
+    """Times and points of the tensor set on which solutions are compared: nodes of no grid."""
     times = None
     if system.time is not None:
         start, end = system.span

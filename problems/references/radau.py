@@ -100,7 +100,7 @@ def radau_tableau(stages: int) -> Tableau:
         [legendre.legval(right, legendre.legder(row)) for row in np.eye(stages + 1)], axis=1
     )
     slope = 2.0 * (derivative @ to_coefficients)[:, 1:]
-    values, vectors = np.linalg.eig(slope)
+    values, vectors = np.linalg.eig(slope.astype(complex))
     inverse = np.linalg.inv(vectors)
     kept = values.imag > -1e-9
     return Tableau(
@@ -249,16 +249,15 @@ def integrate(
 
 
 def consistent(system: ImplicitSystem, t: float, y: Array) -> Array:
-    """The state just after the start: rows without time derivative hold, what the others
-    differentiate is kept.
+    """The state just after the start, at which rows without time derivative hold.
 
-    Initial data that violate a boundary condition jump at once; a polynomial in time cannot.
+    What the other rows differentiate is kept. Initial data that violate a boundary condition jump at once; a polynomial in time cannot.
     """
     at, start, zero = np.array([t]), y, np.zeros_like(y)
     with np.errstate(all="ignore"):
         for _ in range(20):
             by_y, by_slope = system.jacobian(t, y, zero)
-            algebraic = ~by_slope.any(axis=1)
+            algebraic = np.logical_not(by_slope.any(axis=1))
             if not algebraic.any():
                 return y
             residual = system.residual(at, y[None], zero[None])[0]

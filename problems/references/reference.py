@@ -64,8 +64,7 @@ class Reference:
         return self.costs()
 
     def seconds_to(self, error: float) -> float | None:
-        """Seconds the classical solver needs for a relative L2 error, or None where it was not
-        reached.
+        """Seconds the classical solver needs for a relative L2 error; None if never reached.
 
         Between measured rows the time is interpolated on logarithmic axes.
         """
@@ -94,7 +93,7 @@ def seconds_to(rows: list[tuple[float, float]], error: float) -> float | None:
 
 
 def pareto(rows: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Rows (seconds, error) that no cheaper row beats, by increasing seconds and decreasing error."""
+    """Rows (seconds, error) that no cheaper row beats, by increasing seconds."""
     kept: list[tuple[float, float]] = []
     for seconds, error in sorted(rows):
         if not kept or error < kept[-1][1]:

@@ -1,5 +1,4 @@
-"""Refinement with an error bar: space and time are coarsened apart, and what changes is what is not
-known.
+"""Refinement with an error bar: what a coarser space or time changes is not known.
 
 Let S be the solution at some level, S_x the one on the next coarser grid and S_t the one with
 longer steps. The bar is
@@ -47,7 +46,8 @@ def relative_l2(values: Array, exact: Array) -> Array:
     """Relative L2 distance by field, of fields that are not zero up to the rounding of the others.
 
     Args:
-        values: shape (times, fields, ...), like `exact`.
+        values: shape (times, fields, ...).
+        exact: what to compare with, of the same shape; its norm is the unit.
     """
     axes = (0, *range(2, exact.ndim))
     distance = np.sqrt(np.mean((values - exact) ** 2, axis=axes))
@@ -139,7 +139,7 @@ class Refinement:
                 return
 
     def run(self, level: Level) -> _Run | None:
-        """The solution at a level (with longer steps where its last entry is 1), or None where the method fails."""
+        """The solution at a level, or None where the method fails there."""
         if level in self._failed:
             return None
         if level not in self.runs:
@@ -164,7 +164,7 @@ class Refinement:
     # --------------------------------------------------------------------------------------------
 
     def _bar(self, i: int, j: int) -> tuple[Array | None, float, float]:
-        """Bars by field at a level, and the worst changes by space and by time; infinite where a run failed."""
+        """Bars by field, and the worst changes by space and by time; infinite if a run failed."""
         fine = self.run((i, j, 0))
         if fine is None:
             return None, np.inf, np.inf

@@ -90,7 +90,7 @@ class GridSolution:
     def _groups(
         self, points: Array, column: int | None
     ) -> list[tuple[NDArray[np.intp], Array, int]]:
-        """Points that share a time stencil: their rows, time weights (rows, width) and first slice."""
+        """Points that share a time stencil: rows, time weights (rows, width), first slice."""
         if self.slices is None or column is None:
             return [(np.arange(len(points)), np.ones((len(points), 1)), 0)]
         t = points[:, column]

@@ -36,7 +36,7 @@ def barycentric_weights(nodes: Array) -> Array:
 
 
 def barycentric_matrix(nodes: Array, weights: Array, points: Array) -> Array:
-    """Matrix (points, nodes) that takes values at the nodes to the polynomial's values at the points."""
+    """Matrix (points, nodes) from values at nodes to the polynomial's values at points."""
     return _normalised(weights, points[:, None] - nodes[None, :])
 
 
@@ -148,7 +148,7 @@ class Chebyshev(Basis):
         return difference
 
     def _derivative(self, order: int) -> Array:
-        """Welfert's recursion with the diagonal from vanishing row sums (SIAM J. Numer. Anal. 34, 1997)."""
+        """Welfert's recursion (SIAM J. Numer. Anal. 34, 1997), diagonal from vanishing row sums."""
         lower = self.derivative(order - 1)
         ratio = self.weights[None, :] / self.weights[:, None]
         matrix = order * (ratio * np.diag(lower)[:, None] - lower) / self._differences
@@ -161,6 +161,6 @@ class Chebyshev(Basis):
         return barycentric_matrix(self.nodes, self.weights, np.asarray(points, dtype=float))
 
     def first_kind(self, n: int) -> Array:
-        """The n interior Chebyshev points of the first kind (Driscoll and Hale, IMA J. Numer. Anal. 36, 2016)."""
+        """The n Chebyshev points of the first kind, all of them inside."""
         reference = np.sin(0.5 * np.pi * np.arange(1 - n, n, 2) / n)
         return 0.5 * (self.low + self.high) + 0.5 * (self.high - self.low) * reference

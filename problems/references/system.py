@@ -1,4 +1,4 @@
-"""A problem in the form the classical solvers read: one tree per field, conditions sorted by what they fix."""
+"""A problem as the classical solvers read it: one tree per field, conditions sorted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ReferenceUnavailable(ResiduaError):
 
 
 def partial(tree: sympy.Expr, symbol: sympy.Symbol) -> sympy.Expr:
-    """Partial derivative by a symbol, with steps and their jumps written in the language of equations."""
+    """Partial derivative by a symbol, with steps written in the language of equations."""
     derivative: Any = tree.diff(symbol)
     if derivative.has(sympy.Heaviside, sympy.DiracDelta):
         derivative = derivative.replace(sympy.DiracDelta, lambda *_: sympy.S.Zero)
@@ -32,7 +32,7 @@ def partial(tree: sympy.Expr, symbol: sympy.Symbol) -> sympy.Expr:
 
 @dataclass(frozen=True)
 class Jet:
-    """One derivative of one field: which field, how often by time, how often by each space coordinate."""
+    """A derivative: of which field, how often by time, how often by each space coordinate."""
 
     field: int
     time: int
