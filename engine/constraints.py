@@ -260,7 +260,8 @@ class _Builder:
             if with_initial and not later and not self._starts_right(name, tree):
                 failed |= self.initial_names
                 notes.append(
-                    f"initial and boundary values of {name} disagree where they meet: the initial one is soft"
+                    f"initial and boundary values of {name} disagree where they meet; "
+                    "the initial ones are imposed softly"
                 )
                 tree, factor = self._one(name, later, False)
             trees.append(tree)

@@ -153,7 +153,8 @@ def fit(
                 if record.rollbacks > ROLLBACKS:
                     save()
                     raise DivergedError(
-                        f"the training diverged at step {record.step} and {ROLLBACKS} rollbacks did not help "
+                        f"the training diverged at step {record.step} and {ROLLBACKS} rollbacks did "
+                        "not help "
                         f"({failure}); the last good state is in {folder / 'checkpoints'}; "
                         "try a smaller learning rate, more time windows or float64"
                     ) from failure

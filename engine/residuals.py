@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import sympy
 import torch
@@ -185,7 +184,7 @@ class ResidualEngine:
                         target[:, self._offsets[parameter]] += block
 
     def _fill_by_rows(self, target: Tensor, values: Tensor) -> None:
-        """Fallback for parameters outside linear layers: one backward pass per residual, batched."""
+        """For parameters outside linear layers: one backward pass per residual, batched."""
         identity = torch.eye(len(values), dtype=values.dtype, device=values.device)
         gradients = torch.autograd.grad(
             values,
@@ -287,9 +286,7 @@ def _compile(term: Term, namespace: Namespace, *, collapse: bool) -> _Compiled:
         if tree is not None:
             functions.append(lambda values, tree=tree: evaluate(tree, values, TORCH))
         else:
-            function = equation.function
-            assert function is not None
-            functions.append(lambda values, function=function: function(SimpleNamespace(**values)))
+            functions.append(lambda values, equation=equation: equation.residual(values, TORCH))
     symbols = tuple((name, position[f], index) for name, (f, index) in jets.items())
     return _Compiled(
         algebra,
@@ -350,7 +347,7 @@ def interior_term(problem: Problem) -> Term:
 
 
 def condition_term(condition: Condition, problem: Problem) -> Term:
-    """A condition as a soft term. Periodicity compares every derivative below the order of the equations."""
+    """A condition as a soft term; periodicity compares the derivatives below the order."""
     if condition.kind != "periodic":
         return Term(condition.name, condition.kind, condition.equations)
     low, high = condition.faces

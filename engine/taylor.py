@@ -37,7 +37,7 @@ from torch import Tensor
 
 MultiIndex = tuple[int, ...]
 MAX_ORDER = 4
-"""Highest derivative order the activation rules cover; beyond it the engine falls back to nested AD."""
+"""Highest derivative order the activation rules cover."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ ScalarRule = Callable[[Tensor, int], list[Tensor]]
 def algebra_for(
     indices: Iterable[MultiIndex], dimension: int, laplacian: Sequence[int] = ()
 ) -> JetAlgebra:
-    """Smallest algebra that carries the derivatives ``indices`` (and the Laplacian over some coordinates).
+    """Smallest algebra that carries some derivatives, and a collapsed Laplacian if asked.
 
     Args:
         indices: the partial derivatives wanted.

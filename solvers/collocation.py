@@ -202,8 +202,9 @@ class Collocation:
             size = rows * self.engine.parameter_count * (8 if self.dtype == torch.float64 else 4)
             if size > LARGEST_JACOBIAN:
                 raise ResourceError(
-                    f"the Gauss-Newton Jacobian ({rows} residuals x {self.engine.parameter_count} parameters) "
-                    f"needs {size / 2**30:.1f} GiB; use fewer points, a smaller network, or optimizer: lbfgs"
+                    f"the Gauss-Newton Jacobian ({rows} residuals x "
+                    f"{self.engine.parameter_count} parameters) needs {size / 2**30:.1f} GiB; "
+                    "use fewer points, a smaller network, or optimizer: lbfgs"
                 )
             self.optimizer: GaussNewton | LossOptimizer = GaussNewton(
                 parameters,
@@ -267,7 +268,7 @@ class Collocation:
         return tuple(bounds)
 
     def _draw(self, term: Term, position: int, round_: int, factor: int = 1) -> np.ndarray:
-        """Fresh points of a term; every draw has a seed of its own, so nothing depends on history."""
+        """Fresh points of a term; each draw has its own seed, so nothing depends on history."""
         seed = (self.case.run.seed, self.window, position, round_)
         points = self.options.points
         if term.kind == "interior":
@@ -307,7 +308,7 @@ class Collocation:
     # -----------------------------------------------------------------------------------------
 
     def _refresh(self) -> None:
-        """New points and weights where they are due; frozen in between, so each step sees one objective."""
+        """New points and weights where due; in between every step sees one objective."""
         points = self.options.points
         every = points.resample_every
         if every and self.window_step and self.window_step % every == 0:

@@ -1,4 +1,7 @@
-"""Physics-informed network on the whole domain at once (Raissi, Perdikaris & Karniadakis, JCP 378, 2019)."""
+"""Physics-informed network on the whole domain at once.
+
+Source: Raissi, Perdikaris & Karniadakis, J. Comput. Phys. 378 (2019).
+"""
 
 from __future__ import annotations
 

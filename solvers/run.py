@@ -217,7 +217,7 @@ def _planned_steps(case: Case, windows: int) -> int | None:
 
 
 def _estimator(case: Case, trainer: Any, reference: Reference | None) -> Callable[[], float | None]:
-    """Relative L2 error on a few fixed points of the window being trained; shown, never acted on."""
+    """Relative L2 error on a few points of the present window; shown, never acted on."""
     if reference is None:
         return lambda: None
     known: dict[int, tuple[torch.Tensor, np.ndarray]] = {}

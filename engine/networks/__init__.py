@@ -1,1 +1,1 @@
-"""Point-wise fields: networks, input embeddings and hard-constraint ansaetze, all with Taylor rules."""
+"""Point-wise fields with Taylor rules: networks, input embeddings, hard constraints."""

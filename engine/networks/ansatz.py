@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import sympy
 import torch
@@ -22,7 +23,7 @@ from .field import Context, Field
 
 
 class SymbolicField(Field):
-    """A known function of the coordinates, one expression per field; derivatives are taken symbolically.
+    """A known function of the coordinates, one expression per field, differentiated symbolically.
 
     Args:
         coordinates: names in declared order.
@@ -97,7 +98,7 @@ class Reflection(Field):
 
 
 class Handover(Field):
-    """State handed over by an earlier time window: its Taylor polynomial in time about the hand-over.
+    """State handed over by an earlier time window, as its Taylor polynomial in time.
 
     ``A(x, t) = sum_{m < order} (t - s)^m / m! d_t^m u(x, s)``, so that the new window starts from
     exactly the
@@ -171,7 +172,7 @@ class Ansatz(Field):
         self.envelope = envelope
 
     def jet(self, points: Tensor, algebra: JetAlgebra, context: Context | None = None) -> Tensor:
-        """See `Field.jet`; A and B are computed once for a set of points when the context has a cache."""
+        """See `Field.jet`; with a cache in the context, A and B are computed once."""
         context = context or Context()
         bundle = self.network.jet(points, algebra, context)
         if self.envelope is not None:
@@ -185,7 +186,9 @@ class Ansatz(Field):
                 self,
                 algebra,
                 "background",
-                lambda: torch.stack([b.jet(points, algebra) for b in self.backgrounds]).sum(0),
+                lambda: torch.stack(
+                    [b.jet(points, algebra) for b in cast("list[Field]", self.backgrounds)]
+                ).sum(0),
             )
         return bundle
 
@@ -214,9 +217,10 @@ class Windows(Field):
             chosen = torch.nonzero(window == number).squeeze(1)
             if len(chosen) == 0:
                 continue
-            part = member.jet(points[chosen], algebra)
+            part = cast(Field, member).jet(points[chosen], algebra)
             if result is None:
                 result = part.new_zeros((algebra.channels, len(points), part.shape[2]))
+            assert result is not None
             result = result.index_copy(1, chosen, part)
         if result is None:
             raise ValueError("no points")

@@ -14,7 +14,7 @@ from ..taylor import JetAlgebra, value_algebra
 
 @dataclass
 class Record:
-    """One use of a linear layer: its input bundle and its output bundle (both in the autograd graph)."""
+    """One use of a linear layer: input and output bundle, both in the autograd graph."""
 
     layer: Linear
     inputs: Tensor
@@ -50,7 +50,7 @@ class Context:
 
 
 class Field(nn.Module, ABC):
-    """A map from points to channel values; row i of the output depends on row i of the input only."""
+    """A map from points to channel values; output row i depends on input row i only."""
 
     @abstractmethod
     def jet(self, points: Tensor, algebra: JetAlgebra, context: Context | None = None) -> Tensor:

@@ -65,10 +65,9 @@ class Propagated(Field):
         self.wave = 2 * math.pi / (high - self.low)
         numbers = self.wave * np.arange(modes)
         rates = np.stack([rate(numbers) for rate in growth], axis=1)
+        imaginary = torch.tensor(np.imag(rates).copy())
         self.register_buffer("real_rate", torch.tensor(np.real(rates).copy()), persistent=False)
-        self.register_buffer(
-            "imaginary_rate", torch.tensor(np.imag(rates).copy()), persistent=False
-        )
+        self.register_buffer("imaginary_rate", imaginary, persistent=False)
         coefficients = torch.zeros(2, modes, len(growth), dtype=torch.float64)
         if state is not None:
             count = 2 * modes

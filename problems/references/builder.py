@@ -163,7 +163,7 @@ def _on_axes(
 ) -> Array:
     """Values (times, fields, ...) of a formula on the common set."""
     lines = [times if c == system.time else axes[system.space.index(c)] for c in system.coordinates]
-    grid = np.meshgrid(*lines, indexing="ij")
+    grid: list[Array] = list(np.meshgrid(*lines, indexing="ij"))
     values = exact(np.stack([g.ravel() for g in grid], axis=1)).reshape(*grid[0].shape, -1)
     if system.time is None:
         return np.moveaxis(values, -1, 0)[None]

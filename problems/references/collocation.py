@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import sympy
@@ -264,7 +265,7 @@ class Collocation:
 
     def kron(self, matrices: Sequence[Array | None]) -> Array:
         """Kronecker product over the axes, None standing for the identity."""
-        product: Array = np.ones((1, 1))
+        product: Any = np.ones((1, 1))
         for matrix, basis in zip(matrices, self.bases, strict=True):
             product = np.kron(product, np.eye(basis.n) if matrix is None else matrix)
         return product

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import sympy
@@ -33,7 +34,7 @@ class Exact:
             or conditions.
     """
 
-    def __init__(self, problem, trees: Mapping[str, sympy.Expr]) -> None:  # noqa: ANN001
+    def __init__(self, problem: Any, trees: Mapping[str, sympy.Expr]) -> None:
         missing = [f for f in problem.fields if f not in trees]
         if missing:
             raise ReferenceUnavailable(
@@ -51,7 +52,7 @@ class Exact:
             [np.broadcast_to(evaluate(t, values, NUMPY), len(points)) for t in self.trees], axis=1
         )
 
-    def _check(self, problem) -> None:  # noqa: ANN001
+    def _check(self, problem: Any) -> None:
         """Put the formulas into equations and conditions at random points."""
         generator = np.random.default_rng(5)
         low, high = np.array(problem.bounds, dtype=float).T
@@ -69,7 +70,7 @@ class Exact:
                             problem, equation.tree, points, f"the condition '{condition.name}'"
                         )
 
-    def _vanishes(self, problem, tree: sympy.Expr, points: Array, what: str) -> None:  # noqa: ANN001
+    def _vanishes(self, problem: Any, tree: sympy.Expr, points: Array, what: str) -> None:
         values: dict[str, Array] = {name: points[:, k] for k, name in enumerate(self.coordinates)}
         tree = problem.substituted(tree)
         with np.errstate(all="ignore"):

@@ -65,7 +65,7 @@ class FourierSystem:
         jets = self.system.jets(tree)
         zero = dict.fromkeys(jets, sympy.S.Zero)
         for symbol, jet in jets.items():
-            slope = partial(tree, symbol)
+            slope: Any = partial(tree, symbol)
             if jet.time == self.system.orders[jet.field]:
                 if slope.free_symbols:
                     raise NotApplicable("the coefficient of the highest time derivative varies")
@@ -140,7 +140,7 @@ class FourierSystem:
         return True
 
     def symbols(self, waves: Sequence[Array]) -> tuple[Complex, Any]:
-        """Linear operator (components, components, modes) and inverse mass (fields, fields, modes)."""
+        """Linear operator (components, components, ...) and inverse mass (fields, fields, ...)."""
         shape = np.broadcast_shapes(*(w.shape for w in waves))
         fields = len(self.system.fields)
         mass = np.zeros((fields, fields, *shape), dtype=complex)

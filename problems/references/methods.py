@@ -49,8 +49,8 @@ class Method(ABC):
         """Solve at levels i in space and j in time."""
 
     @abstractmethod
-    def coarser(self, i: int, j: int, fine: GridSolution, deadline: float) -> GridSolution:
-        """The solution `fine` of these levels once more with longer steps."""
+    def coarser(self, i: int, j: int, fine: Slices | None, deadline: float) -> GridSolution:
+        """The solution at these levels once more, with longer steps than its slices `fine`."""
 
     @abstractmethod
     def growth(self, old: tuple[int, int], new: tuple[int, int]) -> float:
@@ -79,17 +79,21 @@ class FourierETDRK4(Method):
         self.start = (2, 2) if self.axes == 1 else (1, 2)
         self.name = "Fourier ETDRK4" + (", mirrored at the walls" if self.fourier.mirrored else "")
 
-    def solve(self, i: int, j: int, deadline: float) -> GridSolution:  # noqa: D102
+    def solve(self, i: int, j: int, deadline: float) -> GridSolution:
+        """See `Method.solve`."""
         return etdrk4(self.fourier, self.space[i], int(self.time[j]), deadline=deadline)
 
-    def coarser(self, i: int, j: int, fine: GridSolution, deadline: float) -> GridSolution:  # noqa: D102
+    def coarser(self, i: int, j: int, fine: Slices | None, deadline: float) -> GridSolution:
+        """See `Method.coarser`."""
         return self.solve(i, j - 1, deadline)
 
-    def growth(self, old: tuple[int, int], new: tuple[int, int]) -> float:  # noqa: D102
+    def growth(self, old: tuple[int, int], new: tuple[int, int]) -> float:
+        """See `Method.growth`."""
         nodes = (self.space[new[0]] / self.space[old[0]]) ** self.axes
         return nodes ** (0.6 if self.axes == 1 else 1.1) * self.time[new[1]] / self.time[old[1]]
 
-    def describe(self, i: int, j: int) -> str:  # noqa: D102
+    def describe(self, i: int, j: int) -> str:
+        """See `Method.describe`."""
         return f"{self.space[i]} nodes per coordinate, {int(self.time[j])} steps"
 
 
@@ -121,14 +125,14 @@ class RadauCollocation(Method):
             " and ".join(kinds) + " collocation + " if kinds else ""
         ) + f"Radau IIA({2 * _STAGES - 1})"
 
-    def solve(self, i: int, j: int, deadline: float) -> GridSolution:  # noqa: D102
+    def solve(self, i: int, j: int, deadline: float) -> GridSolution:
+        """See `Method.solve`."""
         return self._march(i, j, deadline, None)
 
-    def coarser(self, i: int, j: int, fine: GridSolution, deadline: float) -> GridSolution:  # noqa: D102
-        # Two tolerances can lead to the same few steps. Two thirds of the steps, distributed alike,
-        # cannot.
-        assert fine.slices is not None
-        breaks = fine.slices.times[::_STAGES]
+    def coarser(self, i: int, j: int, fine: Slices | None, deadline: float) -> GridSolution:
+        """Two thirds of the steps, distributed alike: two tolerances can give the same steps."""
+        assert fine is not None
+        breaks = fine.times[::_STAGES]
         steps = len(breaks) - 1
         fewer = max(1, 2 * steps // 3)
         partition = np.interp(
@@ -153,11 +157,13 @@ class RadauCollocation(Method):
             grid.bases, grid.fields(states), Slices(times, _STAGES + 1, _STAGES), column
         )
 
-    def growth(self, old: tuple[int, int], new: tuple[int, int]) -> float:  # noqa: D102
+    def growth(self, old: tuple[int, int], new: tuple[int, int]) -> float:
+        """See `Method.growth`."""
         nodes = (self.space[new[0]] / self.space[old[0]]) ** self.axes if self.axes else 1.0
         return nodes**2.3 * (self.time[old[1]] / self.time[new[1]]) ** (1 / _STAGES)
 
-    def describe(self, i: int, j: int) -> str:  # noqa: D102
+    def describe(self, i: int, j: int) -> str:
+        """See `Method.describe`."""
         nodes = f"{self.space[i]} nodes per coordinate, " if self.axes else ""
         return f"{nodes}tolerance {self.time[j]:.1e}"
 
@@ -196,17 +202,21 @@ class NewtonCollocation(Method):
         kinds = sorted({"Fourier" if c in system.periodic else "Chebyshev" for c in system.space})
         self.name = "Newton-" + "-".join(kinds)
 
-    def solve(self, i: int, j: int, deadline: float) -> GridSolution:  # noqa: D102
+    def solve(self, i: int, j: int, deadline: float) -> GridSolution:
+        """See `Method.solve`."""
         grid = Collocation(self.system, [self.space[i]] * self.axes)
         return GridSolution(grid.bases, grid.fields(newton(grid, deadline=deadline)[None]))
 
-    def coarser(self, i: int, j: int, fine: GridSolution, deadline: float) -> GridSolution:  # noqa: D102
-        return fine
+    def coarser(self, i: int, j: int, fine: Slices | None, deadline: float) -> GridSolution:
+        """See `Method.coarser`."""
+        return self.solve(i, j, deadline)
 
-    def growth(self, old: tuple[int, int], new: tuple[int, int]) -> float:  # noqa: D102
+    def growth(self, old: tuple[int, int], new: tuple[int, int]) -> float:
+        """See `Method.growth`."""
         return (self.space[new[0]] / self.space[old[0]]) ** (2.8 * self.axes)
 
-    def describe(self, i: int, j: int) -> str:  # noqa: D102
+    def describe(self, i: int, j: int) -> str:
+        """See `Method.describe`."""
         return f"{self.space[i]} nodes per coordinate"
 
 

@@ -16,6 +16,7 @@ below the tolerance, which bounds the error of the dense output and not only tha
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -100,8 +101,8 @@ def radau_tableau(stages: int) -> Tableau:
         [legendre.legval(right, legendre.legder(row)) for row in np.eye(stages + 1)], axis=1
     )
     slope = 2.0 * (derivative @ to_coefficients)[:, 1:]
-    values, vectors = np.linalg.eig(slope.astype(complex))
-    inverse = np.linalg.inv(vectors)
+    values, vectors = (np.asarray(a, dtype=complex) for a in np.linalg.eig(slope))
+    inverse = np.asarray(np.linalg.inv(vectors), dtype=complex)
     kept = values.imag > -1e-9
     return Tableau(
         (nodes + 1) / 2, slope, values[kept], vectors[:, kept], inverse[kept], to_coefficients[-1]
@@ -216,7 +217,7 @@ def integrate(
                 jacobian, fresh, solver = system.jacobian(t, y, slope), True, None
             if solver is None or abs(solver.h - h) > 1e-12 * h:
                 solver = _Stages(tableau, *jacobian, h)
-            stage, iterations = _newton(system, solver, t, y, h, guess, norm, tolerance)
+            stage, iterations = _newton(system, solver, t, y, guess, norm, tolerance)
         except (FloatingPointError, LinAlgError, ValueError):
             stage, iterations = None, 99
         if stage is None:
@@ -251,7 +252,8 @@ def integrate(
 def consistent(system: ImplicitSystem, t: float, y: Array) -> Array:
     """The state just after the start, at which rows without time derivative hold.
 
-    What the other rows differentiate is kept. Initial data that violate a boundary condition jump at once; a polynomial in time cannot.
+    What the other rows differentiate is kept. Initial data that violate a boundary condition jump
+    at once; a polynomial in time cannot.
     """
     at, start, zero = np.array([t]), y, np.zeros_like(y)
     with np.errstate(all="ignore"):
@@ -276,9 +278,17 @@ def consistent(system: ImplicitSystem, t: float, y: Array) -> Array:
     return start
 
 
-def _newton(system, solver, t, y, h, stage, norm, tolerance) -> tuple[Array | None, int]:  # noqa: ANN001
+def _newton(
+    system: ImplicitSystem,
+    solver: _Stages,
+    t: float,
+    y: Array,
+    stage: Array,
+    norm: Callable[[Array], float],
+    tolerance: float,
+) -> tuple[Array | None, int]:
     """Simplified Newton for the stages; None where it does not converge."""
-    tableau = solver.tableau
+    tableau, h = solver.tableau, solver.h
     at = t + h * tableau.nodes[1:]
     last = np.inf
     goal = 1e-2 * tolerance

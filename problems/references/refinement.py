@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from .methods import Method, common_axes
 from .radau import Diverged, OutOfTime
-from .solution import GridSolution
+from .solution import GridSolution, Slices
 from .system import System
 
 __all__ = ["Refinement", "relative_l2"]
@@ -37,7 +37,8 @@ Level = tuple[int, int, int]
 
 @dataclass
 class _Run:
-    solution: GridSolution
+    solution: GridSolution | None  # forgotten when another level is better
+    slices: Slices | None
     values: Array
     seconds: float
 
@@ -84,7 +85,9 @@ class Refinement:
     def solution(self) -> GridSolution:
         """The solution at `level`."""
         assert self.level is not None
-        return self.runs[(*self.level, 0)].solution
+        solution = self.runs[(*self.level, 0)].solution
+        assert solution is not None
+        return solution
 
     @property
     def values(self) -> Array:
@@ -115,6 +118,7 @@ class Refinement:
             if bars is not None and bars.max() < 0.9 * self.bars.max():
                 stalled = 0 if bars.max() < 0.7 * self.bars.max() else stalled
                 self.level, self.bars = (i, j), bars
+            self._forget()
             # Before anything is resolved, refinement need not pay at once; near rounding it pays no
             # more.
             patience = 6 if self.level is None else 4 if self.bars.max() > 1e-6 else 2
@@ -125,6 +129,12 @@ class Refinement:
             if new is None:
                 return i, j
             i, j = new
+
+    def _forget(self) -> None:
+        """Drop all solutions but the best: each holds megabytes."""
+        for level, run in self.runs.items():
+            if self.level is None or level != (*self.level, 0):
+                run.solution = None
 
     def fill(self, deadline: float) -> None:
         """Run cheaper levels on the way to the best, for the cost curve."""
@@ -137,6 +147,7 @@ class Refinement:
                 self.run((round(self.level[0] * k / steps), round(self.level[1] * k / steps), 0))
             except OutOfTime:
                 return
+            self._forget()
 
     def run(self, level: Level) -> _Run | None:
         """The solution at a level, or None where the method fails there."""
@@ -147,9 +158,7 @@ class Refinement:
             began = time.perf_counter()
             try:
                 if longer:
-                    solution = self.method.coarser(
-                        i, j, self.runs[i, j, 0].solution, self._deadline
-                    )
+                    solution = self.method.coarser(i, j, self.runs[i, j, 0].slices, self._deadline)
                 else:
                     solution = self.method.solve(i, j, self._deadline)
             except Diverged as error:
@@ -157,7 +166,9 @@ class Refinement:
                 self.failure = str(error)
                 return None
             seconds = time.perf_counter() - began
-            self.runs[level] = _Run(solution, solution.on_grid(self.times, self.axes), seconds)
+            values = solution.on_grid(self.times, self.axes)
+            keep = solution if level[2] == 0 else None
+            self.runs[level] = _Run(keep, solution.slices, values, seconds)
         return self.runs[level]
 
     # -- one level

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ __all__ = ["GridSolution", "Slices"]
 Array = NDArray[np.float64]
 
 # Entries of one interpolation matrix; keeps the memory of an evaluation to tens of megabytes.
-_BLOCK = 4_000_000
+_BLOCK = 8_000_000
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,25 @@ class GridSolution:
         points = np.asarray(points, dtype=float)
         result = np.empty((len(points), self.values.shape[1]))
         space = points if self.time_column is None else np.delete(points, self.time_column, axis=1)
+        lines = [self._line(basis, space[:, axis]) for axis, basis in enumerate(self.bases)]
         for members, weights, start in self._groups(points, self.time_column):
             stored = self.values[start : start + weights.shape[1]]
             limit = max(1, _BLOCK // max(int(np.prod(stored.shape[2:])) * len(stored), 1))
             for first in range(0, len(members), limit):
                 chosen = members[first : first + limit]
-                result[chosen] = self._scattered(
-                    stored, weights[first : first + limit], space[chosen]
-                )
+                matrices = [line(chosen) for line in lines]
+                part = slice(first, first + limit)
+                result[chosen] = self._scattered(stored, weights[part], matrices)
         return result
+
+    @staticmethod
+    def _line(basis: Basis, x: Array) -> Callable[[NDArray[np.intp]], Array]:
+        """Rows of the interpolation matrix to x; computed once where points share coordinates."""
+        distinct, inverse = np.unique(x, return_inverse=True)
+        if len(distinct) * basis.n <= _BLOCK:
+            matrix = basis.interpolation(distinct)
+            return lambda chosen: matrix[inverse[chosen]]
+        return lambda chosen: basis.interpolation(x[chosen])
 
     def _groups(
         self, points: Array, column: int | None
@@ -107,14 +117,11 @@ class GridSolution:
             if len(members)
         ]
 
-    def _scattered(self, stored: Array, weights: Array, space: Array) -> Array:
+    @staticmethod
+    def _scattered(stored: Array, weights: Array, matrices: Sequence[Array]) -> Array:
         """Contract one coordinate after the other: stored (k, f, n_1, ...) with weights (p, k)."""
-        if not self.bases:
+        if not matrices:
             return np.einsum("pk,kf->pf", weights, stored)
-        matrices = []
-        for axis, basis in enumerate(self.bases):
-            distinct, inverse = np.unique(space[:, axis], return_inverse=True)
-            matrices.append(basis.interpolation(distinct)[inverse])
         # The first coordinate as one matrix product over all slices: (p, k, f, n_2, ...).
         partial = np.tensordot(matrices[0], stored, axes=(1, 2))
         for matrix in matrices[1:]:
