@@ -153,9 +153,9 @@ def fit(
                 if record.rollbacks > ROLLBACKS:
                     save()
                     raise DivergedError(
-                        f"the training diverged at step {record.step} and {ROLLBACKS} rollbacks did "
-                        "not help "
-                        f"({failure}); the last good state is in {folder / 'checkpoints'}; "
+                        f"the training diverged at step {record.step}; {ROLLBACKS} rollbacks did "
+                        f"not help ({failure}); the last good state is saved in "
+                        f"{folder / 'checkpoints'}; "
                         "try a smaller learning rate, more time windows or float64"
                     ) from failure
                 reporter.message(f"step {record.step}: {failure}; back to step {good[0]}")

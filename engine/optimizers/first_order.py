@@ -71,7 +71,7 @@ class LossOptimizer:
             return value
 
         try:
-            value = float(self.optimizer.step(closure))  # type: ignore[arg-type]
+            value = float(torch.as_tensor(self.optimizer.step(closure)).detach())  # type: ignore[arg-type]
         except DivergedError:
             with torch.no_grad():
                 for parameter, old in zip(self.parameters, start, strict=True):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from .fourier import NotApplicable
 from .methods import Method, candidates
 from .reference import pareto
-from .refinement import Refinement, relative_l2
+from .refinement import Refinement
 from .system import ReferenceUnavailable, System
 
 __all__ = ["Automatic", "applicable"]
@@ -128,7 +128,7 @@ class Automatic:
         for refinement in self.refinements:
             refinement.fill(deadline)
             for run in refinement.runs.values():
-                error = float(relative_l2(run.values, target).max())
+                error = float(refinement.common.relative_l2(run.values, target).max())
                 if np.isfinite(error):
                     rows.append((run.seconds, max(error, floor)))
         return pareto(rows)

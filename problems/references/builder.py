@@ -13,8 +13,8 @@ from ..equation import parse
 from ..namespace import nearest
 from .automatic import Automatic, applicable
 from .cole_hopf import ColeHopf
+from .comparison import CommonSet
 from .exact import ERROR_BAR, Exact
-from .methods import common_axes
 from .reference import Reference
 from .system import ReferenceUnavailable, System
 
@@ -148,27 +148,13 @@ def _price(
     def rows() -> list[tuple[float, float]]:
         try:
             system = System(problem)
-            times, axes = common_axes(system)
-            values = _on_axes(exact, system, times, axes)
+            values = CommonSet.of(system).sample(exact, system)
             found = Automatic(system, seconds=10.0)
         except ReferenceUnavailable:
             return []
         return found.costs(values, seconds=5.0)
 
     return rows
-
-
-def _on_axes(
-    exact: Callable[[Array], Array], system: System, times: Array | None, axes: list[Array]
-) -> Array:
-    """Values (times, fields, ...) of a formula on the common set."""
-    lines = [times if c == system.time else axes[system.space.index(c)] for c in system.coordinates]
-    grid: list[Array] = list(np.meshgrid(*lines, indexing="ij"))
-    values = exact(np.stack([g.ravel() for g in grid], axis=1)).reshape(*grid[0].shape, -1)
-    if system.time is None:
-        return np.moveaxis(values, -1, 0)[None]
-    values = np.moveaxis(values, system.coordinates.index(system.time), 0)
-    return np.moveaxis(values, -1, 1)
 
 
 def _classical(problem: Any) -> str:

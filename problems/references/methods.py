@@ -241,21 +241,3 @@ def candidates(system: System) -> Sequence[Callable[[System], Method]]:
     if not system.space:
         return (RadauCollocation,)
     return (FourierETDRK4, RadauCollocation)
-
-
-def common_axes(system: System) -> tuple[Array | None, list[Array]]:
-    """Times and points of the tensor set on which solutions are compared: nodes of no grid."""
-    times = None
-    if system.time is not None:
-        start, end = system.span
-        count = 60 if len(system.space) < 2 else 24
-        if not system.space:
-            count = 4000
-        times = start + (end - start) * (np.arange(count) + 0.6180339887) / count
-        times[-1] = end
-    count = {0: 0, 1: 700, 2: 60}[len(system.space)]
-    axes = []
-    for name in system.space:
-        low, high = system.bounds[name]
-        axes.append(low + (high - low) * (np.arange(count) + 0.4142135623) / count)
-    return times, axes

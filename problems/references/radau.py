@@ -101,7 +101,9 @@ def radau_tableau(stages: int) -> Tableau:
         [legendre.legval(right, legendre.legder(row)) for row in np.eye(stages + 1)], axis=1
     )
     slope = 2.0 * (derivative @ to_coefficients)[:, 1:]
-    values, vectors = (np.asarray(a, dtype=complex) for a in np.linalg.eig(slope))
+    eigen = np.linalg.eig(slope)
+    values = np.asarray(eigen[0], dtype=complex)
+    vectors = np.asarray(eigen[1], dtype=complex)
     inverse = np.asarray(np.linalg.inv(vectors), dtype=complex)
     kept = values.imag > -1e-9
     return Tableau(

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .methods import Method, common_axes
+from .comparison import CommonSet
+from .methods import Method
 from .radau import Diverged, OutOfTime
 from .solution import GridSolution, Slices
 from .system import System
 
-__all__ = ["Refinement", "relative_l2"]
+__all__ = ["Refinement"]
 
 Array = NDArray[np.float64]
 
@@ -43,20 +44,6 @@ class _Run:
     seconds: float
 
 
-def relative_l2(values: Array, exact: Array) -> Array:
-    """Relative L2 distance by field, of fields that are not zero up to the rounding of the others.
-
-    Args:
-        values: shape (times, fields, ...).
-        exact: what to compare with, of the same shape; its norm is the unit.
-    """
-    axes = (0, *range(2, exact.ndim))
-    distance = np.sqrt(np.mean((values - exact) ** 2, axis=axes))
-    size = np.sqrt(np.mean(exact**2, axis=axes))
-    largest = size.max() if size.max() > 0 else 1.0
-    return distance / np.where(size > 1e-13 * largest, size, largest)
-
-
 class Refinement:
     """One method climbing its two ladders.
 
@@ -73,7 +60,7 @@ class Refinement:
 
     def __init__(self, system: System, method: Method, target: float) -> None:
         self.system, self.method, self.target = system, method, target
-        self.times, self.axes = common_axes(system)
+        self.common = CommonSet.of(system)
         self.level: tuple[int, int] | None = None
         self.bars = np.full(len(system.fields), np.inf)
         self.failure = ""
@@ -166,7 +153,7 @@ class Refinement:
                 self.failure = str(error)
                 return None
             seconds = time.perf_counter() - began
-            values = solution.on_grid(self.times, self.axes)
+            values = solution.on_grid(self.common.times, self.common.axes)
             keep = solution if level[2] == 0 else None
             self.runs[level] = _Run(keep, solution.slices, values, seconds)
         return self.runs[level]
@@ -194,7 +181,7 @@ class Refinement:
     def _change(self, coarse: _Run | None, fine: _Run) -> Array:
         change = np.full(len(self.system.fields), np.inf)
         if coarse is not None:
-            change = relative_l2(coarse.values, fine.values)
+            change = self.common.relative_l2(coarse.values, fine.values)
         return np.where(np.isfinite(change), change, np.inf)
 
     def _next(self, i: int, j: int, by_space: float, by_time: float) -> tuple[int, int] | None:

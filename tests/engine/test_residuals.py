@@ -9,6 +9,7 @@ from residua.engine.networks.ansatz import SymbolicField
 from residua.engine.optimizers.gauss_newton import GaussNewton
 from residua.engine.residuals import PointSet, ResidualEngine, interior_term
 from residua.problems import registry
+from residua.problems.equation import parse
 from residua.solvers.causal import Causal
 from residua.solvers.pinn import Pinn
 
@@ -65,7 +66,7 @@ def test_the_jacobian_equals_automatic_differentiation(name, settings):
 def test_the_residual_of_an_exact_solution_vanishes(name):
     problem = registry.get(name)
     exact = problem.reference_spec["exact"]
-    trees = [problem.substituted(exact[f]) for f in problem.fields]
+    trees = [problem.substituted(parse(exact[f], problem.namespace)) for f in problem.fields]
     generator = torch.Generator().manual_seed(0)
     unit = torch.rand(50, len(problem.coordinates), generator=generator, dtype=torch.float64)
     low = torch.tensor([b[0] for b in problem.bounds], dtype=torch.float64)
