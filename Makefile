@@ -38,5 +38,5 @@ lint: setup ## style, types, direction of imports
 	$(BIN)/lint-imports --no-cache
 
 clean: ## remove the environment and caches; runs/ stays
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+
 from residua.cli import main
 
 TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")

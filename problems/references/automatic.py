@@ -22,6 +22,8 @@ Array = NDArray[np.float64]
 _USELESS = 0.03
 # The first method's share of the time while a second could still take over.
 _SHARE = 0.25
+# What is left for the first method when the second has not reached the target either.
+_RESERVE = 0.2
 
 
 class Automatic:
@@ -106,10 +108,13 @@ class Automatic:
             return
         other = Refinement(self.system, second, self.target)
         self.refinements.append(other)
-        other.climb(
-            self._deadline,
-            None if first.level is None or start is None else (start, second.start[1] + 2),
-        )
+        level = None
+        if first.level is not None and start is not None:
+            level = start, second.start[1] + 2
+        other.climb(self._deadline - _RESERVE * seconds, level)
+        if other.bars.max() > self.target and first.level is not None:
+            # Data with a kink converge slowly in space: many cheap nodes do more than a high order.
+            first.climb(self._deadline, (i, j))
 
     def costs(
         self, exact: Array | None = None, *, seconds: float = 15.0

@@ -105,7 +105,7 @@ def radau_tableau(stages: int) -> Tableau:
     values = np.asarray(eigen[0], dtype=complex)
     vectors = np.asarray(eigen[1], dtype=complex)
     inverse = np.asarray(np.linalg.inv(vectors), dtype=complex)
-    kept = values.imag > -1e-9
+    kept = np.imag(values) > -1e-9
     return Tableau(
         (nodes + 1) / 2, slope, values[kept], vectors[:, kept], inverse[kept], to_coefficients[-1]
     )
@@ -293,7 +293,7 @@ def _newton(
     tableau, h = solver.tableau, solver.h
     at = t + h * tableau.nodes[1:]
     last = np.inf
-    goal = 1e-2 * tolerance
+    goal = 1e-4 * tolerance
     for iteration in range(1, 16):
         with np.errstate(all="ignore"):
             residual = system.residual(at, y + stage, tableau.slope @ stage / h)
