@@ -167,6 +167,12 @@ def value_algebra(dimension: int) -> JetAlgebra:
     return JetAlgebra(((0,) * dimension,))
 
 
+def value_and_slopes(dimension: int) -> JetAlgebra:
+    """Values and first derivatives."""
+    units = [tuple(int(axis == other) for other in range(dimension)) for axis in range(dimension)]
+    return algebra_for(units, dimension)
+
+
 @lru_cache(maxsize=256)
 def _positions(algebra: JetAlgebra) -> dict[MultiIndex, int]:
     return {index: position for position, index in enumerate(algebra.indices)}

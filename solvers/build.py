@@ -45,8 +45,6 @@ def parities(problem: Problem, options: SolverOptions) -> dict[str, dict[str, in
         return {}
     found = problem.parities()
     if options.symmetry == "auto":
-        if options.hard is not True:
-            return {}
         return {name: dict(by_field) for name, by_field in found.items()}
     assert isinstance(options.symmetry, Mapping)
     signs = {"even": 1, "odd": -1}

@@ -17,11 +17,12 @@ from torch import Tensor
 from ..config import Case
 from ..engine import sampling
 from ..engine.fit import Progress
-from ..engine.networks.field import Context, Field
+from ..engine.networks.field import Context, Field, Linear
+from ..engine.networks.mlp import Mlp
 from ..engine.optimizers.first_order import LossOptimizer
 from ..engine.optimizers.gauss_newton import GaussNewton
 from ..engine.residuals import PointSet, ResidualEngine, Term, condition_term, interior_term
-from ..engine.taylor import algebra_for
+from ..engine.taylor import algebra_for, value_and_slopes
 from ..engine.weighting import Causal, Fixed, GradientNorm, slab_means
 from ..errors import ResourceError
 from . import options as settings
@@ -169,6 +170,8 @@ class Collocation:
             self.current.field.load_state_dict(weights)
         elif before is not None and getattr(self.options, "warm_start", False):
             _warm(self.current.field, before.field)
+            if not self.current.handed_over:
+                self._continue_in_time()
         self.notes += [note for note in self.current.notes if note not in self.notes]
         self.terms = self._terms()
         self.engine = ResidualEngine(self.problem, self.current.field, self.terms)
@@ -190,6 +193,22 @@ class Collocation:
             points = self._draw(term, position, self.round)
             self._set(term.name, points)
         self._begin_stage(0)
+
+    def _continue_in_time(self) -> None:
+        """Let a warm-started network begin where the last window ended.
+
+        Scaled time runs from -1 to 1 in every window, so the old network at 1 is the new one at -1
+        once its first layers are shifted by 2 in time.
+        """
+        assert self.problem.time is not None
+        axis = self.problem.coordinates.index(self.problem.time)
+        for member in self.current.field.modules():
+            if isinstance(member, Mlp) and member.embedding.frequencies is None:
+                column = member.embedding.plain.index(axis)
+                with torch.no_grad():
+                    for layer in (member.hidden[0], *member.encoders):
+                        assert isinstance(layer, Linear) and layer.bias is not None
+                        layer.bias += 2 * layer.effective_weight()[:, column]
 
     def _begin_stage(self, stage: int) -> None:
         self.stage = stage
@@ -280,9 +299,9 @@ class Collocation:
         if term.kind == "handover":
             assert self.problem.time is not None and self._span is not None
             axis = names.index(self.problem.time)
-            drawn = sampling.interior(bounds, points.initial, points.sampler, seed)
+            drawn = sampling.interior(bounds, 8 * points.initial, points.sampler, seed)
             drawn[:, axis] = self._span[0]
-            return drawn
+            return sampling.rad(drawn, self._steepness(drawn), points.initial, seed=seed)
         condition = next(c for c in self.problem.conditions if c.name == term.name)
         count = points.initial if term.kind == "initial" else points.boundary
         return sampling.on_face(bounds, names, condition.faces[0], count, points.sampler, seed)[0]
@@ -343,6 +362,14 @@ class Collocation:
                 self._set(term.name, sampling.r3(old, self._magnitude(old), fresh))
             else:
                 self._set(term.name, self._draw(term, position, self.round))
+
+    def _steepness(self, points: np.ndarray) -> np.ndarray:
+        """Size of the space gradient of the state handed over: layers need points of their own."""
+        algebra = value_and_slopes(points.shape[1])
+        tensor = torch.as_tensor(np.array(points)).to(self.device, self.dtype)
+        with torch.no_grad():
+            slopes = self.finished[-1].jet(tensor, algebra)[1:]
+        return slopes.square().sum((0, 2)).sqrt().cpu().double().numpy()
 
     def _magnitude(self, points: np.ndarray) -> np.ndarray:
         tensor = torch.as_tensor(np.array(points)).to(self.device, self.dtype)

@@ -22,8 +22,6 @@ Array = NDArray[np.float64]
 _USELESS = 0.03
 # The first method's share of the time while a second could still take over.
 _SHARE = 0.25
-# What is left for the first method when the second has not reached the target either.
-_RESERVE = 0.2
 
 
 class Automatic:
@@ -111,10 +109,7 @@ class Automatic:
         level = None
         if first.level is not None and start is not None:
             level = start, second.start[1] + 2
-        other.climb(self._deadline - _RESERVE * seconds, level)
-        if other.bars.max() > self.target and first.level is not None:
-            # Data with a kink converge slowly in space: many cheap nodes do more than a high order.
-            first.climb(self._deadline, (i, j))
+        other.climb(self._deadline, level)
 
     def costs(
         self, exact: Array | None = None, *, seconds: float = 15.0

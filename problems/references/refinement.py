@@ -13,10 +13,12 @@ like the square root of the spacing; for a spectrally converged solution it is f
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import LinAlgWarning
 
 from .comparison import CommonSet
 from .methods import Method
@@ -144,10 +146,14 @@ class Refinement:
             i, j, longer = level
             began = time.perf_counter()
             try:
-                if longer:
-                    solution = self.method.coarser(i, j, self.runs[i, j, 0].slices, self._deadline)
-                else:
-                    solution = self.method.solve(i, j, self._deadline)
+                # Overflow and singular matrices are answered by shorter steps, not by warnings.
+                with np.errstate(all="ignore"), warnings.catch_warnings():
+                    warnings.simplefilter("ignore", LinAlgWarning)
+                    if longer:
+                        slices = self.runs[i, j, 0].slices
+                        solution = self.method.coarser(i, j, slices, self._deadline)
+                    else:
+                        solution = self.method.solve(i, j, self._deadline)
             except Diverged as error:
                 self._failed.add(level)
                 self.failure = str(error)
