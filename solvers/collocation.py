@@ -208,7 +208,7 @@ class Collocation:
                 with torch.no_grad():
                     for layer in (member.hidden[0], *member.encoders):
                         assert isinstance(layer, Linear) and layer.bias is not None
-                        layer.bias += 2 * layer.effective_weight()[:, column]
+                        layer.bias.add_(2 * layer.effective_weight()[:, column])
 
     def _begin_stage(self, stage: int) -> None:
         self.stage = stage
