@@ -9,12 +9,16 @@ where they are needed: help, lists and every refusal come without torch.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -42,15 +46,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     try:
-        return _run(arguments)
+        with _one_line_warnings(debug), _stoppable():
+            return _run(arguments)
     except BrokenPipeError:
         # The reader of a pipe has seen enough; Python would complain again when it closes standard
         # output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        print("residua: stopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print("residua: stopped at once; what was saved before is intact", file=sys.stderr)
+        return 143 if isinstance(stop, _Terminated) else 130
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -62,6 +67,48 @@ def main(argv: Sequence[str] | None = None) -> int:
             return INTERNAL_ERROR
         print(f"residua: {_printable(str(known))}", file=sys.stderr)
         return known.exit_code
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM where no checkpoint can be made; like Ctrl-C, nothing but `main` catches it."""
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the command with files and terminal in order.
+
+    SIGINT too, because a shell script starts its background jobs with SIGINT ignored.
+    """
+
+    def terminated(number: int, frame: object) -> NoReturn:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: terminated}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _one_line_warnings(debug: bool) -> Iterator[None]:
+    """Print warnings as messages to a person, without the line of code that gave them."""
+    show = warnings.showwarning
+
+    def plainly(message: Warning | str, *_: object) -> None:
+        print(f"residua: warning: {_printable(str(message))}", file=sys.stderr)
+
+    if not debug:
+        warnings.showwarning = plainly
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
 
 
 def _run(arguments: list[str]) -> int:
@@ -250,24 +297,12 @@ def _solve(options: argparse.Namespace) -> int:
     from .progress import reporter_for
     from .solvers.run import solve_case
 
-    if options.overwrite:
-        _clear_folder(folder)
     outcome = solve_case(
         case, out=options.out, resume=options.resume, reporter=reporter_for(quiet=options.quiet)
     )
-    return outcome.exit_code
-
-
-# What a run writes; nothing else in a folder is ever removed.
-RUN_FILES = (
-    "config.resolved.yaml",
-    "metrics.jsonl",
-    "summary.json",
-    "solution.h5",
-    "solution.vtkhdf",
-    "figure.png",
-)
-RUN_FOLDERS = ("checkpoints",)
+    if outcome.failure is not None:
+        raise outcome.failure
+    return 0
 
 
 def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -286,29 +321,21 @@ def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
         )
     if not folder.exists():
         return
+    from .solvers.folder import CONFIGURATION
+
     present = {entry.name for entry in folder.iterdir()}
-    if "summary.json" in present and not (resume or overwrite):
+    if CONFIGURATION not in present:
+        if present:
+            raise ConfigurationError(
+                f"{shown} is not empty and is no run folder (it has no {CONFIGURATION})",
+                advice="choose another folder by --out DIR",
+            )
+    elif "summary.json" in present and not (resume or overwrite):
         advice = "give --overwrite to replace it, or --out DIR for another folder"
         raise ConfigurationError(f"{shown} already holds a finished run", advice=advice)
-    if "config.resolved.yaml" in present and not (resume or overwrite):
+    elif not (resume or overwrite):
         advice = "give --resume to continue it, or --overwrite to begin again"
         raise ConfigurationError(f"{shown} holds an unfinished run", advice=advice)
-    if present and not present & {*RUN_FILES, *RUN_FOLDERS}:
-        raise ConfigurationError(
-            f"{shown} is not empty and is no run folder",
-            advice="choose another folder by --out DIR",
-        )
-
-
-def _clear_folder(folder: Path) -> None:
-    """Remove the files of an earlier run."""
-    import shutil
-
-    for name in RUN_FILES:
-        (folder / name).unlink(missing_ok=True)
-    for name in RUN_FOLDERS:
-        if (folder / name).is_dir() and not (folder / name).is_symlink():
-            shutil.rmtree(folder / name)
 
 
 def _list(options: argparse.Namespace) -> int:

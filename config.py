@@ -82,14 +82,6 @@ class RunOptions:
         pattern_says="write a relative path of plain names such as runs/mine (--out takes any)",
     )
 
-    def __post_init__(self) -> None:
-        if self.budget is None and self.steps is None and self.accuracy is None:
-            raise ConfigurationError(
-                "without a budget the run needs another end",
-                path=("budget",),
-                advice="write 'steps: 10000' beside it",
-            )
-
 
 @dataclass(frozen=True)
 class AutoReference:
@@ -341,6 +333,19 @@ def _case(problem: Problem, data: Mapping[str, Any], source: str) -> Case:
             f"'{solver.name}' does not accept this problem: {reason}",
             path=("solver", "name"),
             advice=advice,
+        )
+    if run.budget is None and run.steps is None and solver.optimizer[-1].steps is None:
+        raise ConfigurationError(
+            "without a budget the run needs another end",
+            path=("run", "budget"),
+            advice="write 'steps: 10000' beside it",
+        )
+    if solver.windows > 1 and (reason := BACKENDS["causal"].accepts(problem)):
+        raise ConfigurationError(
+            f"time windows do not apply to this problem: {reason}",
+            path=("solver", "windows"),
+            found=solver.windows,
+            advice="write windows: 1",
         )
     _check_reference(problem)
     _check_names(problem, solver)

@@ -14,7 +14,7 @@ from .problems import registry
 from .problems.equation import Equation
 from .problems.problem import Problem
 from .solvers import BACKENDS
-from .solvers.options import CausalOptions, Network, SolverOptions
+from .solvers.options import Network, SolverOptions
 
 __all__ = ["plan", "problem_sheet", "table"]
 
@@ -111,7 +111,7 @@ def plan(case: Case, folder: Path) -> str:
         stage.name + (f" ({stage.steps} steps)" if stage.steps else "")
         for stage in solver.optimizer
     )
-    windows = f", time windows: {solver.windows}" if isinstance(solver, CausalOptions) else ""
+    windows = f", time windows: {solver.windows}" if solver.windows > 1 else ""
     network = solver.network
     points = solver.points
     rows = [

@@ -19,9 +19,23 @@ class Reporter(Protocol):
     """Receives the progress of a run. No method raises, whatever happens to the terminal."""
 
     def start(
-        self, title: str, total_seconds: float | None = None, total_steps: int | None = None
+        self,
+        title: str,
+        total_seconds: float | None = None,
+        total_steps: int | None = None,
+        *,
+        seconds: float = 0.0,
+        steps: int = 0,
     ) -> None:
-        """A stage begins; its end is known in seconds, in steps, or not at all."""
+        """A run begins; its end is known in seconds, in steps, or not at all.
+
+        Args:
+            title: what runs.
+            total_seconds: budget of the whole run.
+            total_steps: steps of the whole run.
+            seconds: spent before, by the run that is resumed.
+            steps: made before.
+        """
 
     def update(
         self,
@@ -44,7 +58,13 @@ class QuietReporter:
     """Says nothing."""
 
     def start(
-        self, title: str, total_seconds: float | None = None, total_steps: int | None = None
+        self,
+        title: str,
+        total_seconds: float | None = None,
+        total_steps: int | None = None,
+        *,
+        seconds: float = 0.0,
+        steps: int = 0,
     ) -> None:
         """Nothing."""
 
@@ -66,29 +86,43 @@ class QuietReporter:
 
 
 class _Clock:
-    """Seconds, and how far a stage has come."""
+    """How far a run has come, counting what was done before it was resumed."""
 
-    def __init__(self, total_seconds: float | None, total_steps: int | None) -> None:
+    def __init__(
+        self,
+        total_seconds: float | None = None,
+        total_steps: int | None = None,
+        seconds: float = 0.0,
+        steps: int = 0,
+    ) -> None:
         self.began = time.monotonic()
         self.total_seconds = total_seconds
         self.total_steps = total_steps
+        self.seconds_before = seconds
+        self.steps_before = steps
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds spent here."""
+        return time.monotonic() - self.began
 
     def share(self, step: int) -> float | None:
-        """The part of the stage that is done, 0 to 1, by whichever limit comes first."""
+        """The part of the run that is done, 0 to 1, by whichever limit comes first."""
         shares = []
         if self.total_seconds:
-            shares.append((time.monotonic() - self.began) / self.total_seconds)
+            shares.append((self.seconds_before + self.elapsed) / self.total_seconds)
         if self.total_steps:
             shares.append(step / self.total_steps)
         return min(max(shares), 1.0) if shares else None
 
     def left(self, step: int) -> float | None:
-        """Seconds to go at the present pace."""
-        share = self.share(step)
-        if not share:
-            return None
-        elapsed = time.monotonic() - self.began
-        return elapsed * (1.0 - share) / share
+        """Seconds to go at the pace since the start or the resumption."""
+        left = []
+        if self.total_seconds:
+            left.append(self.total_seconds - self.seconds_before - self.elapsed)
+        if self.total_steps and step > self.steps_before:
+            left.append((self.total_steps - step) * self.elapsed / (step - self.steps_before))
+        return max(min(left), 0.0) if left else None
 
 
 def _duration(seconds: float) -> str:
@@ -99,12 +133,13 @@ def _duration(seconds: float) -> str:
 
 def _numbers(
     loss: float, terms: Mapping[str, float] | None, error: float | None, extra: str
-) -> str:
+) -> list[str]:
+    """The figures of a step, the most important ones first."""
     parts = [f"loss {loss:.2e}"]
     if error is not None:
         parts.append(f"error {error:.1e}")
     parts += [f"{name} {value:.1e}" for name, value in (terms or {}).items()]
-    return "  ".join([*parts, extra] if extra else parts)
+    return [*parts, extra] if extra else parts
 
 
 class PlainReporter:
@@ -113,14 +148,20 @@ class PlainReporter:
     def __init__(self, stream: TextIO | None = None, every: float = 5.0) -> None:
         self.stream = stream or sys.stdout
         self.every = every
-        self.clock = _Clock(None, None)
+        self.clock = _Clock()
         self.last_line = -float("inf")
 
     def start(
-        self, title: str, total_seconds: float | None = None, total_steps: int | None = None
+        self,
+        title: str,
+        total_seconds: float | None = None,
+        total_steps: int | None = None,
+        *,
+        seconds: float = 0.0,
+        steps: int = 0,
     ) -> None:
         """Print the title and begin to count."""
-        self.clock = _Clock(total_seconds, total_steps)
+        self.clock = _Clock(total_seconds, total_steps, seconds, steps)
         self.last_line = -float("inf")
         self.message(title)
 
@@ -139,8 +180,8 @@ class PlainReporter:
         self.last_line = now
         left = self.clock.left(step)
         eta = f"  ETA {_duration(left)}" if left is not None else ""
-        elapsed = _duration(now - self.clock.began)
-        self.message(f"{elapsed}{eta}  step {step}  {_numbers(loss, terms, error, extra)}")
+        head = f"{_duration(self.clock.elapsed)}{eta}  step {step}"
+        self.message("  ".join([head, *_numbers(loss, terms, error, extra)]))
 
     def message(self, text: str) -> None:
         """Print a line."""
@@ -161,18 +202,23 @@ class LiveReporter:
         self.stream = stream or sys.stdout
         self.colour = colour
         self.every = every
-        self.clock = _Clock(None, None)
-        self.title = ""
+        self.clock = _Clock()
         self.line = ""
         self.last_drawn = -float("inf")
 
     def start(
-        self, title: str, total_seconds: float | None = None, total_steps: int | None = None
+        self,
+        title: str,
+        total_seconds: float | None = None,
+        total_steps: int | None = None,
+        *,
+        seconds: float = 0.0,
+        steps: int = 0,
     ) -> None:
-        """Begin a bar."""
-        self.clock = _Clock(total_seconds, total_steps)
-        self.title = title
+        """Print the title and begin a bar under it."""
+        self.clock = _Clock(total_seconds, total_steps, seconds, steps)
         self.last_drawn = -float("inf")
+        self.message(title)
 
     def update(
         self,
@@ -189,12 +235,17 @@ class LiveReporter:
         self.last_drawn = now
         share, left = self.clock.share(step), self.clock.left(step)
         if share is None:
-            bar = _duration(now - self.clock.began)
+            line = _duration(self.clock.elapsed)
         else:
-            filled = round(16 * share)
+            length = 16 if self._width() > 90 else 8
+            filled = round(length * share)
             eta = _duration(left) if left is not None else "--:--"
-            bar = f"[{'#' * filled}{'.' * (16 - filled)}] {share:4.0%} ETA {eta}"
-        self._draw(f"{self.title} {bar}  step {step}  {_numbers(loss, terms, error, extra)}")
+            line = f"[{'#' * filled}{'.' * (length - filled)}] {share:4.0%} ETA {eta}"
+        # Whole figures only, as many as there is room for: half a number misleads.
+        for part in (*_numbers(loss, terms, error, extra), f"step {step}"):
+            if len(line) + 2 + len(part) <= self._width():
+                line += f"  {part}"
+        self._draw(line)
 
     def message(self, text: str) -> None:
         """Print a line above the bar."""
@@ -211,10 +262,13 @@ class LiveReporter:
             bold, plain = ("\x1b[1m", "\x1b[0m") if self.colour else ("", "")
             _write(self.stream, f"{bold}{text}{plain}\n")
 
-    def _draw(self, text: str) -> None:
+    @staticmethod
+    def _width() -> int:
         # A line that wraps could not be drawn over.
-        width = max(20, shutil.get_terminal_size((100, 24)).columns - 1)
-        text = text[:width]
+        return max(20, shutil.get_terminal_size((100, 24)).columns - 1)
+
+    def _draw(self, text: str) -> None:
+        text = text[: self._width()]
         _write(self.stream, "\r" + text + " " * max(0, len(self.line) - len(text)))
         self.line = text
 

@@ -59,6 +59,7 @@ def _definition() -> dict[str, Any]:
     where = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
     condition = {
         "type": "object",
+        "anyOf": [{"required": ["where"]}, {"required": ["periodic"]}],
         "properties": {
             "where": {
                 **where,

@@ -31,7 +31,7 @@ from torch import Tensor
 from ..atomic import remove_stale, write_atomic
 from ..errors import DataError, DivergedError
 
-__all__ = ["CheckpointInfo", "CheckpointWarning", "load_latest", "save"]
+__all__ = ["CheckpointInfo", "CheckpointWarning", "exists", "load_latest", "save"]
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -122,6 +122,12 @@ def save(folder: str | Path, step: int, state: Mapping[str, Any], *, keep: int =
             with suppress(OSError):
                 found.unlink()
     return path
+
+
+def exists(folder: str | Path) -> bool:
+    """Whether a checkpoint was ever finished here, sound or not."""
+    folder = Path(folder)
+    return (folder / MANIFEST).exists() or any(folder.glob("step-*.pt"))
 
 
 def load_latest(folder: str | Path) -> tuple[dict[str, Any], CheckpointInfo]:

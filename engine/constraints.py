@@ -1,13 +1,8 @@
 """Which conditions a field can meet by construction, and the field that does.
 
-Periodicity goes into the embedding, reflections into the embedding or a `Reflection`, initial and
-Dirichlet data
-into the ansatz ``u = A + B N``. A is built by transfinite interpolation (Gordon & Hall, Numer.
-Math. 21, 1973): start
-from the initial data, then correct one space coordinate after the other so that each face carries
-its value; B is
-the product of the distances. The result is checked at random points of every face: a condition
-that fails
+Periodicity, Neumann and Robin conditions go into the embedding; reflections into the embedding or a
+`Reflection`; initial, Dirichlet and all inhomogeneous data into the ansatz ``u = A + B N`` of
+`transfinite`. What is built in is checked at random points of every face: a condition that fails
 (incompatible corners, say) is imposed softly instead, and said so.
 """
 
@@ -21,15 +16,16 @@ import numpy as np
 import sympy
 import torch
 
-from ..problems.conditions import Condition, Face
-from ..problems.equation import NUMPY, evaluate
+from ..problems.conditions import Condition
 from ..problems.problem import Problem
+from .compatibility import AGREEMENT, numbers, random_points, same, settle, without
 from .networks.ansatz import Ansatz, Handover, Reflection, SymbolicField
 from .networks.embedding import Embedding
 from .networks.field import Field
 from .networks.mlp import Mlp
 from .networks.propagator import Growth, Propagated
-from .taylor import MultiIndex
+from .taylor import MultiIndex, algebra_for, value_and_slopes
+from .transfinite import Piece, background, envelope, read
 
 MODES_FIRST = 4096
 MODES_LATER = 1024
@@ -49,6 +45,7 @@ class Architecture:
     harmonics: int
     fourier: int
     fourier_scale: float
+    background: bool = False
 
 
 @dataclass
@@ -96,101 +93,18 @@ def constrain(
         generator: source of the initial weights.
         restore: the weights will be loaded, so nothing need be computed from ``previous``.
     """
-    names = problem.coordinates
-    time_axis = names.index(problem.time) if problem.time else None
-    bounds = [(float(low), float(high)) for low, high in problem.bounds]
-    if span is not None and time_axis is not None:
-        bounds[time_axis] = span
-    chosen = [c for c in problem.conditions if _chosen(c, hard)]
-    met = {c.name for c in chosen if c.kind == "periodic"}
-    periodic = [c.faces[0].coordinate for c in chosen if c.kind == "periodic"]
-    notes: list[str] = []
-
-    embedding = Embedding(
-        bounds,
-        periodic={names.index(name): architecture.harmonics for name in periodic},
-        cosine_only=[names.index(name) for name in periodic if name in parities],
-        fourier=architecture.fourier,
-        fourier_scale=architecture.fourier_scale,
-        generator=generator,
-    )
-    network: Field = Mlp(
-        embedding,
-        len(problem.fields),
-        width=architecture.width,
-        depth=architecture.depth,
-        activation=architecture.activation,
-        factorised=architecture.factorised,
-        gated=architecture.gated,
-        generator=generator,
-    )
-    sampled = list(bounds)
-    envelopes: list[sympy.Expr] = [sympy.Integer(1) for _ in problem.fields]
-    for name, by_field in parities.items():
-        axis = names.index(name)
-        low, high = bounds[axis]
-        middle = (low + high) / 2
-        sampled[axis] = (middle, high)
-        signs = [by_field[f] for f in problem.fields]
-        if name in periodic:
-            wave = 2 * sympy.pi / sympy.Float(high - low)
-            x = sympy.Symbol(name, real=True)
-            odd = sympy.sin(wave * (x - sympy.Float(middle)))
-            envelopes = [
-                e * odd if sign < 0 else e for e, sign in zip(envelopes, signs, strict=True)
-            ]
-        else:
-            network = Reflection(network, axis, middle, signs)
-
-    builder = _Builder(problem, bounds, time_axis, chosen)
-    backgrounds: list[Field] = []
-    handed_over = False
-    wants_initial = (
-        previous is not None and hard is not False or any(c.kind == "initial" for c in chosen)
-    )
-    growth = None
-    if wants_initial and time_axis is not None:
-        growth = _growth(problem, periodic, bounds, propagator)
-    if growth is not None:
-        assert time_axis is not None
-        start = bounds[time_axis][0]
-        state = previous
-        if previous is None:
-            state = SymbolicField(names, builder.initial_state())
-        axis = names.index(periodic[0])
-        backgrounds.append(
-            Propagated(
-                None if restore else state,
-                growth,
-                axis=axis,
-                bounds=bounds[axis],
-                time_axis=time_axis,
-                time=start,
-                modes=MODES_FIRST if previous is None else MODES_LATER,
-            )
-        )
-        envelopes = [e * builder.elapsed() for e in envelopes]
-        met |= {c.name for c in chosen if c.kind == "initial"}
-        handed_over = True
-        notes.append("the initial state is carried on by the exact linear part of the equation")
-    else:
-        trees, factors, done, complaints = builder.build(previous is not None, wants_initial)
-        notes += complaints
-        met |= done
-        envelopes = [e * f for e, f in zip(envelopes, factors, strict=True)]
-        if any(tree != 0 for tree in trees):
-            backgrounds.append(SymbolicField(names, trees))
-        if previous is not None and wants_initial:
-            assert time_axis is not None
-            orders = [problem.time_order[f] for f in problem.fields]
-            backgrounds.append(Handover(previous, time_axis, bounds[time_axis][0], orders))
-            handed_over = True
-    envelope = None
-    if any(e != 1 for e in envelopes):
-        envelope = SymbolicField(names, envelopes)
-    if backgrounds or envelope is not None:
-        network = Ansatz(network, backgrounds, envelope)
-    return Constrained(network, frozenset(met), tuple(sampled), handed_over, notes)
+    state = generator.get_state()
+    plan = _Plan(problem, architecture, hard, parities, propagator, span, previous)
+    while True:
+        # A second attempt must not draw other weights than a first one would have.
+        generator.set_state(state)
+        known = plan.backgrounds(restore)
+        network, factor = plan.factors(generator, known)
+        ansatz = Ansatz(network, known, factor)
+        if not plan.withdraw(ansatz):
+            break
+    field = ansatz if known or factor is not None else network
+    return Constrained(field, plan.met(), plan.sampled(), plan.handed_over, plan.notes)
 
 
 def _chosen(condition: Condition, hard: bool | Sequence[str]) -> bool:
@@ -199,129 +113,261 @@ def _chosen(condition: Condition, hard: bool | Sequence[str]) -> bool:
     return condition.name in hard or condition.kind in hard
 
 
-class _Builder:
-    """Backgrounds and envelopes from prescribed values."""
+class _Plan:
+    """What is built in on one time window.
+
+    Attributes:
+        data: what A and B have to carry.
+        parities: the reflections.
+        growth: the exact linear part by which the initial state is carried on, or None.
+        notes: what a reader would want to know.
+    """
 
     def __init__(
         self,
         problem: Problem,
-        bounds: Sequence[tuple[float, float]],
-        time_axis: int | None,
-        conditions: Sequence[Condition],
+        architecture: Architecture,
+        hard: bool | Sequence[str],
+        parities: Mapping[str, Mapping[str, int]],
+        propagator: bool | str,
+        span: tuple[float, float] | None,
+        previous: Field | None,
     ) -> None:
         self.problem = problem
-        self.bounds = bounds
-        self.time_axis = time_axis
-        self.symbols = [sympy.Symbol(name, real=True) for name in problem.coordinates]
-        self.dirichlet: list[tuple[Condition, Face, str, sympy.Expr]] = []
-        self.initial: dict[str, dict[int, sympy.Expr]] = {f: {} for f in problem.fields}
-        self.initial_names = {c.name for c in conditions if c.kind == "initial"}
-        for condition in conditions:
-            for target in condition.targets:
-                tree = problem.substituted(target.tree)
-                if condition.kind == "initial":
-                    assert time_axis is not None
-                    if sum(target.index) == target.index[time_axis]:
-                        self.initial[target.field][target.index[time_axis]] = tree
-                elif condition.kind == "boundary" and sum(target.index) == 0:
-                    self.dirichlet.append((condition, condition.faces[0], target.field, tree))
+        self.architecture = architecture
+        self.time_axis = problem.coordinates.index(problem.time) if problem.time else None
+        self.bounds = [(float(low), float(high)) for low, high in problem.bounds]
+        if span is not None and self.time_axis is not None:
+            self.bounds[self.time_axis] = span
+        self.conditions = [c for c in problem.conditions if _chosen(c, hard)]
+        self.previous = previous if hard is not False else None
+        self.data, self.notes = read(problem, self.conditions)
+        self.growth = None
+        if self.previous is not None or set(self.data.initial) >= set(problem.fields):
+            self.growth = _growth(problem, self.data.periodic, self.bounds, propagator)
+        if self.growth is None:
+            self.data, found = settle(self.data)
+            self.notes += found
+        else:
+            self.notes.append(
+                "the initial state is carried on by the exact linear part of the equation"
+            )
+        self.parities = {name: s for name, s in parities.items() if self._reflects(name, s)}
 
     @property
-    def time(self) -> sympy.Symbol:
-        """The time symbol."""
-        assert self.time_axis is not None
-        return self.symbols[self.time_axis]
+    def handed_over(self) -> bool:
+        """Whether the state at the start of the window is built in."""
+        return self.previous is not None or self.growth is not None
 
-    def elapsed(self) -> sympy.Expr:
-        """Time since the start of the window in units of its length."""
-        assert self.time_axis is not None
-        low, high = self.bounds[self.time_axis]
-        return (self.time - sympy.Float(low)) / sympy.Float(high - low)
+    def carried(self, field: str) -> int:
+        """Order to which N has to vanish at the start of the window."""
+        known = self.handed_over or field in self.data.initial
+        return self.problem.time_order[field] if known else 0
 
-    def initial_state(self) -> list[sympy.Expr]:
-        """The prescribed values at the start, field by field."""
-        return [self.initial[f].get(0, sympy.Integer(0)) for f in self.problem.fields]
+    def met(self) -> frozenset[str]:
+        """Names of the conditions met exactly."""
+        met = set()
+        for condition in self.conditions:
+            built = sum(piece.condition == condition.name for piece in self.data.pieces)
+            fields = {target.field for target in condition.targets}
+            if (
+                condition.kind == "periodic"
+                or (condition.kind == "boundary" and built == len(condition.equations))
+                or (condition.kind == "initial" and fields <= set(self.data.initial))
+            ):
+                met.add(condition.name)
+        return frozenset(met)
 
-    def build(
-        self, later: bool, wants_initial: bool
-    ) -> tuple[list[sympy.Expr], list[sympy.Expr], set[str], list[str]]:
-        """Background and envelope trees, names of conditions met, and complaints.
-
-        Args:
-            later: a window after the first: the state is handed over by another background.
-            wants_initial: build in the state at the start.
-        """
-        trees, factors = [], []
-        notes: list[str] = []
-        failed: set[str] = set()
-        for name in self.problem.fields:
-            with_initial = wants_initial and self.time_axis is not None
-            tree, factor = self._one(name, later, with_initial)
-            if with_initial and not later and not self._starts_right(name, tree):
-                failed |= self.initial_names
-                notes.append(
-                    f"initial and boundary values of {name} disagree where they meet; "
-                    "the initial ones are imposed softly"
-                )
-                tree, factor = self._one(name, later, False)
-            trees.append(tree)
-            factors.append(factor)
-        met = {c.name for c, _, _, _ in self.dirichlet if self._all_dirichlet(c)}
-        met |= set() if failed or not wants_initial else self.initial_names
-        return trees, factors, met, notes
-
-    def _all_dirichlet(self, condition: Condition) -> bool:
-        return len(condition.targets) == len(condition.equations) and all(
-            sum(t.index) == 0 for t in condition.targets
+    def sampled(self) -> tuple[tuple[float, float], ...]:
+        """The box to sample: half of it where a reflection is built in."""
+        names = self.problem.coordinates
+        return tuple(
+            ((low + high) / 2, high) if name in self.parities else (low, high)
+            for name, (low, high) in zip(names, self.bounds, strict=True)
         )
 
-    def _one(self, name: str, later: bool, with_initial: bool) -> tuple[sympy.Expr, sympy.Expr]:
-        background: sympy.Expr = sympy.Integer(0)
-        envelope: sympy.Expr = sympy.Integer(1)
-        order = self.problem.time_order.get(name, 0) if with_initial else 0
-        start = sympy.Float(0 if self.time_axis is None else self.bounds[self.time_axis][0])
-        if order:
-            envelope = self.elapsed() ** order
-            if not later:
-                for m, tree in self.initial[name].items():
-                    background += tree * (self.time - start) ** m / sympy.factorial(m)
-        faces: dict[str, list[tuple[Face, sympy.Expr]]] = {}
-        for _, face, field_name, tree in self.dirichlet:
-            if field_name == name:
-                faces.setdefault(face.coordinate, []).append((face, tree))
-        for coordinate, pairs in faces.items():
-            axis = self.problem.coordinates.index(coordinate)
-            x = self.symbols[axis]
-            low, high = (sympy.Float(v) for v in self.bounds[axis])
-            correction: sympy.Expr = sympy.Integer(0)
-            for face, tree in pairs:
-                wanted = tree
-                if later and order:  # the state handed over already holds the values at the start
-                    for m in range(order):
-                        past = sympy.diff(tree, self.time, m).subs(self.time, start)
-                        wanted -= past * (self.time - start) ** m / sympy.factorial(m)
-                blend: sympy.Expr = sympy.Integer(1)
-                if len(pairs) == 2:
-                    blend = (x - low) / (high - low) if face.side > 0 else (high - x) / (high - low)
-                correction += blend * (wanted - background.subs(x, sympy.Float(face.value)))
-                distance = (high - x) if face.side > 0 else (x - low)
-                envelope *= distance * (2 if len(pairs) == 2 else 1) / (high - low)
-            background += correction
-        return background, envelope
+    def factors(
+        self, generator: torch.Generator, known: Sequence[Field]
+    ) -> tuple[Field, SymbolicField | None]:
+        """N with fresh weights, and B; None for one.
 
-    def _starts_right(self, name: str, background: sympy.Expr) -> bool:
-        """Whether the background carries the initial data at random points of the first slice."""
+        Args:
+            generator: source of the weights.
+            known: parts of A, which may be an input of N.
+        """
+        problem, architecture = self.problem, self.architecture
+        names = problem.coordinates
+        periodic = self.data.periodic
+        flat = self.data.flat()
+        for axis, name in enumerate(names):
+            if name in self.parities and any(flat[axis]):
+                flat[axis] = (True, True)  # a reflection carries the condition to the other end
+        embedding = Embedding(
+            self.bounds,
+            periodic={names.index(name): architecture.harmonics for name in periodic},
+            cosine_only=[names.index(name) for name in periodic if name in self.parities],
+            flat=flat,
+            fourier=architecture.fourier,
+            fourier_scale=architecture.fourier_scale,
+            generator=generator,
+        )
+        network: Field = Mlp(
+            embedding,
+            len(problem.fields),
+            width=architecture.width,
+            depth=architecture.depth,
+            activation=architecture.activation,
+            factorised=architecture.factorised,
+            gated=architecture.gated,
+            generator=generator,
+            background=self._sizes(known),
+        )
+        trees = [self._vanishing(f) * envelope(self.data, f) for f in problem.fields]
+        for name, by_field in self.parities.items():
+            axis = names.index(name)
+            low, high = self.bounds[axis]
+            signs = [by_field[f] for f in problem.fields]
+            if name in periodic:
+                wave = 2 * sympy.pi / sympy.Float(high - low)
+                x = sympy.Symbol(name, real=True)
+                odd = sympy.sin(wave * (x - sympy.Float((low + high) / 2)))
+                trees = [t * odd if sign < 0 else t for t, sign in zip(trees, signs, strict=True)]
+            else:
+                network = Reflection(network, axis, (low + high) / 2, signs)
+        return network, SymbolicField(names, trees) if any(t != 1 for t in trees) else None
+
+    def _sizes(self, known: Sequence[Field]) -> torch.Tensor | None:
+        """Size of each field of A over the window where A is an input of N, else None.
+
+        Where A carries slopes, at the ends of Robin and inhomogeneous Neumann conditions, a
+        function of it would not have the zero slope that N needs there.
+        """
+        pieces = self.data.pieces
+        sloped = any(p.kappa is not None and (p.kappa or p.data != 0) for p in pieces)
+        if not self.architecture.background or not known or sloped:
+            return None
+        points = torch.from_numpy(random_points(self.problem, {}, self.bounds))
+        with torch.no_grad():
+            sizes = torch.stack([part(points) for part in known]).sum(0).abs().amax(0)
+        return torch.where(sizes > 0, sizes, 1.0)
+
+    def _vanishing(self, field: str) -> sympy.Expr:
+        """Time since the start of the window in its units, to the order that is carried."""
+        if self.time_axis is None:
+            return sympy.Integer(1)
+        low, high = self.bounds[self.time_axis]
+        t = sympy.Symbol(self.problem.coordinates[self.time_axis], real=True)
+        return ((t - sympy.Float(low)) / sympy.Float(high - low)) ** self.carried(field)
+
+    def backgrounds(self, restore: bool) -> list[Field]:
+        """The known fields whose sum is A.
+
+        Args:
+            restore: weights will be loaded, so nothing need be computed from the window before.
+        """
+        names = self.problem.coordinates
+        if self.growth is not None:
+            return [self._propagated(self.growth, restore)]
+        known: list[Field] = []
+        start = None
+        if self.previous is not None and self.time_axis is not None:
+            start = self.bounds[self.time_axis][0]
+        trees = [background(self.data, f, start) for f in self.problem.fields]
+        if any(tree != 0 for tree in trees):
+            known.append(SymbolicField(names, trees))
+        if self.previous is not None and self.time_axis is not None and start is not None:
+            orders = [self.problem.time_order[f] for f in self.problem.fields]
+            known.append(Handover(self.previous, self.time_axis, start, orders))
+        return known
+
+    def _start(self) -> list[sympy.Expr]:
+        return [self.data.initial[f][0] for f in self.problem.fields]
+
+    def _propagated(self, growth: Sequence[Growth], restore: bool) -> Propagated:
         assert self.time_axis is not None
-        rng = np.random.default_rng(0)
-        points = np.stack([rng.uniform(lo, hi, 64) for lo, hi in self.bounds], axis=1)
-        points[:, self.time_axis] = self.bounds[self.time_axis][0]
-        values = {str(s): points[:, i] for i, s in enumerate(self.symbols)}
-        for m, tree in self.initial[name].items():
-            found = evaluate(sympy.diff(background, self.time, m), values, NUMPY)
-            wanted = evaluate(tree, values, NUMPY)
-            if np.max(np.abs(found - wanted)) > 1e-9 * (1 + np.max(np.abs(wanted))):
-                return False
+        axis = self.problem.coordinates.index(self.data.periodic[0])
+        state = self.previous
+        if state is None:
+            state = SymbolicField(self.problem.coordinates, self._start())
+        return Propagated(
+            None if restore else state,
+            growth,
+            axis=axis,
+            bounds=self.bounds[axis],
+            time_axis=self.time_axis,
+            time=self.bounds[self.time_axis][0],
+            modes=MODES_FIRST if self.previous is None else MODES_LATER,
+        )
+
+    def _reflects(self, name: str, by_field: Mapping[str, int]) -> bool:
+        """Whether A and B have a parity; where they have not, half of the box would stay untrained.
+
+        N is given the parity, so B has to be even.
+        """
+        problem = self.problem
+        axis = problem.coordinates.index(name)
+        points = random_points(problem, {}, problem.bounds)
+        mirror = points.copy()
+        mirror[:, axis] = sum(problem.bounds[axis]) - mirror[:, axis]
+        for field, sign in by_field.items():
+            if self.growth is None:
+                tree = background(self.data, field)
+            else:
+                tree = self.data.initial.get(field, {}).get(0, sympy.Integer(0))
+            for known, parity in ((tree, sign), (envelope(self.data, field), 1)):
+                here, there = (numbers(problem, known, p) for p in (points, mirror))
+                if not same(here, parity * there):
+                    self.notes.append(
+                        f"the reflection in {name} is not built in: "
+                        "what else is built in does not have it"
+                    )
+                    return False
         return True
+
+    def withdraw(self, product: Ansatz) -> bool:
+        """Give up what a random ``B N`` does not leave alone; returns whether there was any."""
+        broken = [piece for piece in self.data.pieces if not self._leaves(product, piece)]
+        late = [field for field in self.data.initial if not self._starts_at_zero(product, field)]
+        if not broken and not late:
+            return False
+        self.data, found = without(
+            self.data, broken, "the network cannot be made to leave it alone"
+        )
+        self.data = self.data.without(initial=late)
+        self.notes += found
+        if self.growth is None:
+            self.data, found = settle(self.data)
+            self.notes += found
+        self.parities = {name: s for name, s in self.parities.items() if self._reflects(name, s)}
+        return True
+
+    def _leaves(self, product: Ansatz, piece: Piece) -> bool:
+        """Whether the homogeneous condition holds at random points of the face."""
+        names = self.problem.coordinates
+        held = {piece.face.coordinate: piece.face.value}
+        points = torch.from_numpy(random_points(self.problem, held, self.bounds))
+        algebra = value_and_slopes(len(names))
+        with torch.no_grad():
+            bundle = product.correction(points, algebra)[
+                ..., self.problem.fields.index(piece.field)
+            ]
+        value, slope = bundle[0], bundle[1 + names.index(piece.face.coordinate)]
+        kappa = piece.kappa
+        left = value if kappa is None else piece.face.side * slope + kappa * value
+        return bool(left.abs().max() <= AGREEMENT * (1 + bundle.abs().max()))
+
+    def _starts_at_zero(self, product: Ansatz, field: str) -> bool:
+        """Whether everything that the initial data give vanishes at the start."""
+        assert self.time_axis is not None
+        axis, names = self.time_axis, self.problem.coordinates
+        points = random_points(self.problem, {names[axis]: self.bounds[axis][0]}, self.bounds)
+        orders = [
+            tuple(m * (i == axis) for i in range(len(names))) for m in range(self.carried(field))
+        ]
+        algebra = algebra_for(orders, len(names))
+        with torch.no_grad():
+            bundle = product.correction(torch.from_numpy(points), algebra)
+        return bool(bundle[..., self.problem.fields.index(field)].abs().max() <= AGREEMENT)
 
 
 def _growth(

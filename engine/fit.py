@@ -1,8 +1,11 @@
 """The one training loop: budget, progress, checkpoints, divergence, signals.
 
 The loop knows nothing of what is trained. It drives a `Trainer` step by step, keeps its state
-safe, and says in a
-`Status` why it stopped.
+safe, and says in a `Status` why it stopped.
+
+A state counts as good once a step from it has succeeded, for only then has its loss been seen to be
+finite. The last good state is taken every `SNAPSHOT_EVERY` steps and travels with the checkpoints,
+so that a resumed run that diverges goes back to where the uninterrupted one would have gone.
 """
 
 from __future__ import annotations
@@ -19,12 +22,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import DivergedError, Interrupted
+from ..atomic import write_atomic
+from ..errors import DataError, DivergedError, Interrupted
 from . import checkpoint
 
 ROLLBACKS = 3
 SNAPSHOT_EVERY = 50
 LOG_SECONDS = 1.0
+LOG_SHARE = 0.05
+"""The log is written when so much of the time so far has passed again: often at first, when the
+loss falls fast, and at least every `LOG_SECONDS`."""
 
 
 class Status(enum.Enum):
@@ -74,13 +81,39 @@ class Trainer(Protocol):
 
 
 @dataclass
+class Good:
+    """The state to go back to when a step fails.
+
+    Attributes:
+        step: the step it was taken at.
+        state: of the trainer.
+        returns: how often the run went back to it.
+    """
+
+    step: int
+    state: dict[str, Any]
+    returns: int = 0
+
+
+@dataclass
 class Record:
-    """What the loop counts over the whole run, interruptions included."""
+    """What the loop counts over the whole run, interruptions included.
+
+    Attributes:
+        step: optimiser steps made.
+        seconds: spent on them.
+        rollbacks: how often the run went back to a good state.
+        finished: the trainer has said that nothing is left to do.
+        history: what was logged.
+        good: the last good state; None before the first step.
+    """
 
     step: int = 0
     seconds: float = 0.0
     rollbacks: int = 0
+    finished: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
+    good: Good | None = None
 
 
 def fit(
@@ -105,7 +138,7 @@ def fit(
         budget: seconds of training over the whole run; None for no limit.
         steps: optimiser steps over the whole run; None for no limit.
         checkpoint_every: seconds between checkpoints.
-        log_every: log every so many steps instead of every second (a record of the run that
+        log_every: log every so many steps instead of by the clock (a record of the run that
             repeats exactly).
         error: current error estimate, asked at every log entry.
 
@@ -114,25 +147,60 @@ def fit(
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written.
-        DivergedError: more than three rollbacks did not help; the last good state was restored and
-        saved.
+        DivergedError: three rollbacks did not help; the last good state was restored and saved.
     """
+    if record.finished:
+        return Status.FINISHED
     began = time.monotonic() - record.seconds
     saved = logged = time.monotonic()
     metrics = folder / "metrics.jsonl"
     _truncate(metrics, record.step)
-    good = (record.step, trainer.state_dict())
+    good = record.good or Good(record.step, trainer.state_dict())
     status: Status | None = None
 
     def save() -> None:
         record.seconds = time.monotonic() - began
+        record.good = good
         state = {
             "trainer": trainer.state_dict(),
             "step": record.step,
             "seconds": record.seconds,
             "rollbacks": record.rollbacks,
+            "finished": record.finished,
+            "good": vars(good),
         }
         checkpoint.save(folder / "checkpoints", record.step, state)
+
+    def save_and_stop() -> None:
+        """Save; stop if a signal came before or meanwhile."""
+        save()
+        if caught:
+            raise Interrupted(
+                f"stopped at step {record.step}; the state is saved in {folder / 'checkpoints'}; "
+                "continue with --resume",
+                exit_code=130 if caught[0] == signal.SIGINT else 143,
+            )
+
+    def go_back(failure: DivergedError) -> None:
+        failed = record.step
+        trainer.load_state_dict(good.state)
+        record.step = good.step
+        # What was logged since belongs to steps that are made again.
+        _truncate(metrics, record.step)
+        record.history = [entry for entry in record.history if entry["step"] <= record.step]
+        if record.rollbacks == ROLLBACKS:
+            save()
+            raise DivergedError(
+                f"the training diverged at step {failed + 1}: {failure}; {ROLLBACKS} rollbacks did "
+                f"not help; the last good state, of step {record.step}, is saved in "
+                f"{folder / 'checkpoints'}; {_advice(failed)}"
+            ) from failure
+        record.rollbacks += 1
+        good.returns += 1
+        # The state brings back the optimiser as it was, so its softening starts over.
+        for _ in range(good.returns):
+            trainer.soften()
+        reporter.message(f"step {failed + 1}: {failure}; back to step {record.step}")
 
     with _signals() as caught:
         while status is None:
@@ -143,74 +211,92 @@ def fit(
             if budget is not None and elapsed >= budget:
                 status = Status.BUDGET
                 break
+            candidate = None
+            if record.step - good.step >= SNAPSHOT_EVERY:
+                candidate = Good(record.step, trainer.state_dict())
             try:
                 progress = trainer.step(math.inf if budget is None else budget - elapsed)
                 if not math.isfinite(progress.loss):
                     raise DivergedError("the loss is not finite")
             except DivergedError as failure:
-                record.rollbacks += 1
-                trainer.load_state_dict(good[1])
-                if record.rollbacks > ROLLBACKS:
-                    save()
-                    raise DivergedError(
-                        f"the training diverged at step {record.step}; {ROLLBACKS} rollbacks did "
-                        f"not help ({failure}); the last good state is saved in "
-                        f"{folder / 'checkpoints'}; "
-                        "try a smaller learning rate, more time windows or float64"
-                    ) from failure
-                reporter.message(f"step {record.step}: {failure}; back to step {good[0]}")
-                record.step = good[0]
-                trainer.soften()
+                go_back(failure)
+                if caught:
+                    save_and_stop()
                 continue
+            good = candidate or good
             record.step += 1
             now = time.monotonic()
             record.seconds = now - began
             if progress.done:
+                record.finished = True
                 status = Status.FINISHED
-            due = record.step % log_every == 0 if log_every else now - logged >= LOG_SECONDS
-            if due or progress.done or record.step == 1:
+            last = (
+                progress.done
+                or (steps is not None and record.step >= steps)
+                or (budget is not None and record.seconds >= budget)
+            )
+            due = now - logged >= min(LOG_SECONDS, LOG_SHARE * record.seconds)
+            if log_every:
+                due = record.step % log_every == 0
+            if due or last or record.step == 1:
                 logged = now
-                entry = {
-                    "step": record.step,
-                    "seconds": round(record.seconds, 3),
-                    "loss": progress.loss,
-                    "losses": dict(progress.terms),
-                    "stage": progress.extra,
-                }
                 estimate = error()
-                if estimate is not None and math.isfinite(estimate):
-                    entry["error"] = estimate
+                entry = _entry(record, progress, estimate)
                 record.history.append(entry)
                 with metrics.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(entry) + "\n")
                 reporter.update(
                     record.step, progress.loss, progress.terms, estimate, progress.extra
                 )
-            if record.step - good[0] >= SNAPSHOT_EVERY:
-                good = (record.step, trainer.state_dict())
-            if caught:
-                save()
-                number = caught[0]
-                code = 130 if number == signal.SIGINT else 143
-                raise Interrupted(
-                    f"stopped at step {record.step}; continue with --resume", exit_code=code
-                )
-            if now - saved >= checkpoint_every:
-                save()
+            if caught or now - saved >= checkpoint_every:
+                save_and_stop()
                 saved = time.monotonic()
-    save()
+        save_and_stop()
     return status
+
+
+def _advice(failed: int) -> str:
+    """What to do about a divergence after so many steps."""
+    if failed == 0:
+        return "look for a singularity in the equation or its conditions, or try another seed"
+    return "try a smaller learning rate, more time windows or float64"
+
+
+def _entry(record: Record, progress: Progress, estimate: float | None) -> dict[str, Any]:
+    """A record of the log: strict JSON, so only what is finite."""
+    entry: dict[str, Any] = {
+        "step": record.step,
+        "seconds": round(record.seconds, 3),
+        "loss": progress.loss,
+        "losses": {k: v for k, v in progress.terms.items() if math.isfinite(v)},
+        "stage": progress.extra,
+    }
+    if estimate is not None and math.isfinite(estimate):
+        entry["error"] = estimate
+    return entry
 
 
 def restore(trainer: Trainer, folder: Path) -> Record:
     """Load the newest verified checkpoint of a run folder into a trainer.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or it was made for another trainer.
     """
-    state, _ = checkpoint.load_latest(folder / "checkpoints")
-    trainer.load_state_dict(state["trainer"])
-    record = Record(int(state["step"]), float(state["seconds"]), int(state["rollbacks"]))
+    state, info = checkpoint.load_latest(folder / "checkpoints")
+    try:
+        trainer.load_state_dict(state["trainer"])
+        record = Record(
+            int(state["step"]),
+            float(state["seconds"]),
+            int(state["rollbacks"]),
+            bool(state["finished"]),
+            good=Good(**state["good"]),
+        )
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise DataError(
+            f"{info.path}: does not fit this case or this version ({reason}); start the run again"
+        ) from error
     metrics = folder / "metrics.jsonl"
     _truncate(metrics, record.step)
     if metrics.exists():
@@ -223,14 +309,14 @@ def _truncate(metrics: Path, step: int) -> None:
     if not metrics.exists():
         return
     kept = []
-    for line in metrics.read_text("utf-8").splitlines():
+    for line in metrics.read_text("utf-8", "replace").splitlines():
         try:
             entry = json.loads(line)
-        except ValueError:
+        except ValueError:  # cut off when the process was killed
             continue
         if isinstance(entry, dict) and entry.get("step", step + 1) <= step:
             kept.append(line + "\n")
-    metrics.write_text("".join(kept), "utf-8")
+    write_atomic(metrics, "".join(kept))
 
 
 @contextlib.contextmanager
@@ -244,6 +330,9 @@ def _signals() -> Iterator[list[int]]:
 
     def handler(number: int, frame: object) -> None:
         caught.append(number)
+        put_back()
+
+    def put_back() -> None:
         for other, old in previous.items():
             signal.signal(other, old)
 
@@ -252,5 +341,4 @@ def _signals() -> Iterator[list[int]]:
     try:
         yield caught
     finally:
-        for number, old in previous.items():
-            signal.signal(number, old)
+        put_back()

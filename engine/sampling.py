@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "METHODS",
+    "equidistributed",
     "generator",
     "interior",
     "on_face",
@@ -314,6 +315,36 @@ def r3(points: Array, residual: ArrayLike, fresh: Array) -> Array:
     if len(fresh) < released:
         raise ValueError(f"{released} fresh points needed, got {len(fresh)}")
     return np.concatenate([retained, fresh[:released]])
+
+
+def equidistributed(
+    values: Array, bounds: tuple[float, float], probes: Array, slopes: Array
+) -> Array:
+    """Uniform values of a coordinate mapped so that steep parts get more of them.
+
+    Args:
+        values: uniform in the bounds, shape (n,).
+        bounds: (low, high) of the coordinate.
+        probes: where the slope is known, shape (m,), uniform in the bounds.
+        slopes: its size there, shape (m,).
+
+    Returns:
+        Shape (n,): density ``(1 + s / mean s) / 2`` where the slope is s; the values themselves
+        where it vanishes everywhere.
+
+    Source:
+        de Boor, Good approximation by splines with variable knots II, 1974 (equidistribution).
+    """
+    mean = slopes.mean() if len(slopes) else 0.0
+    if mean == 0.0:
+        return values
+    low, high = bounds
+    order = np.argsort(probes, kind="stable")
+    nodes = np.concatenate([[low], probes[order], [high]])
+    monitor = 1.0 + slopes[order] / mean
+    monitor = np.concatenate([monitor[:1], monitor, monitor[-1:]])
+    mass = np.concatenate([[0.0], np.cumsum(np.diff(nodes) * (monitor[1:] + monitor[:-1]) / 2)])
+    return np.interp((values - low) / (high - low) * mass[-1], mass, nodes)
 
 
 def slabs(t: ArrayLike | Any, bounds: tuple[float, float], count: int) -> NDArray[np.int64]:

@@ -199,7 +199,8 @@ def _accumulated(slab_losses: Tensor, initial_loss: Tensor | float | None) -> Te
     start = torch.zeros(1, dtype=torch.float64, device=losses.device)
     if initial_loss is not None:
         start += torch.as_tensor(initial_loss).detach().to(start)
-    return torch.cumsum(torch.cat([start, losses[:-1]]), dim=0)
+    # A few numbers; on a GPU the sum has no deterministic form and would be refused.
+    return torch.cumsum(torch.cat([start, losses[:-1]]).cpu(), dim=0).to(losses.device)
 
 
 def slab_means(squares: Tensor, slab_index: Tensor, slabs: int) -> Tensor:

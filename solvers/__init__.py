@@ -51,7 +51,7 @@ BACKENDS: Mapping[str, Backend] = {
     for backend in (
         Backend(
             "pinn",
-            "network on the whole domain at once",
+            "network on the whole domain, or in time windows",
             "pinn",
             "Pinn",
             options.PinnOptions,
@@ -59,7 +59,7 @@ BACKENDS: Mapping[str, Backend] = {
         ),
         Backend(
             "causal",
-            "network in time windows, causally weighted",
+            "the same with causal weights in time",
             "causal",
             "Causal",
             options.CausalOptions,

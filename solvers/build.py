@@ -13,11 +13,13 @@ from ..engine.networks.ansatz import Windows
 from ..engine.networks.field import Field
 from ..errors import DataError
 from ..problems.problem import Problem
-from .options import Network, SolverOptions
+from .options import SolverOptions
 
 
-def architecture(network: Network) -> Architecture:
-    """The engine's description of the `network` section."""
+def architecture(options: SolverOptions) -> Architecture:
+    """The engine's description of the network a case asks for."""
+    network = options.network
+    informed = options.windows > 1 if network.background == "auto" else network.background
     return Architecture(
         width=network.width,
         depth=network.depth,
@@ -27,6 +29,7 @@ def architecture(network: Network) -> Architecture:
         harmonics=network.harmonics,
         fourier=network.fourier,
         fourier_scale=network.fourier_scale,
+        background=informed,
     )
 
 
@@ -34,7 +37,7 @@ def window_edges(problem: Problem, options: SolverOptions) -> list[float] | None
     """Edges of the time windows, or None where there is no time."""
     if problem.time is None:
         return None
-    count = getattr(options, "windows", 1)
+    count = options.windows
     low, high = problem.bounds[problem.coordinates.index(problem.time)]
     return [low + (high - low) * i / count for i in range(count)] + [float(high)]
 
@@ -62,7 +65,7 @@ def window_field(
     generator = torch.Generator().manual_seed((case.run.seed * 1_000_003 + window) % 2**63)
     built = constrain(
         case.problem,
-        architecture(options.network),
+        architecture(options),
         hard=options.hard,
         parities=parities(case.problem, options),
         propagator=options.propagator,
@@ -96,7 +99,7 @@ def build_field(case: Case, architecture: Mapping[str, Any]) -> Field:
         DataError: the number of windows does not fit the case.
     """
     count = architecture.get("windows")
-    most = getattr(case.solver, "windows", 1)
+    most = case.solver.windows
     if not isinstance(count, int) or not 1 <= count <= most:
         raise DataError(f"windows: found {count!r}; the case has {most}")
     fields: list[Field] = []

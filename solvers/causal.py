@@ -2,8 +2,8 @@
 
 The causal weighting is covered by a patent of the University of Pennsylvania; see
 `residua.engine.weighting`.
-Time windows, hard hand-over and Gauss-Newton do not depend on it: the backend ``pinn`` and
-``windows`` stand without.
+Time windows, hard hand-over and Gauss-Newton do not depend on it: the backend ``pinn`` has them
+without.
 """
 
 from __future__ import annotations

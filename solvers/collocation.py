@@ -30,6 +30,10 @@ from .build import join, window_edges, window_field
 
 CANDIDATES = 4
 """Candidates per collocation point in residual-adaptive sampling."""
+MONITOR_PROBES = 4096
+"""Points at which the slopes of a state handed over are looked at."""
+FRESH_POINTS = 4096
+"""Points on which the residual of a finished window is looked at again."""
 STALLS = 3
 """Optimiser steps in a row without progress after which a stage is over."""
 LARGEST_JACOBIAN = 8 * 2**30
@@ -56,6 +60,7 @@ class Collocation:
         self.edges = window_edges(case.problem, case.solver)
         self.windows = 1 if self.edges is None else len(self.edges) - 1
         self.finished: list[Field] = []
+        self.trained: list[float] = []
         self.notes: list[str] = []
         self._open(0)
 
@@ -83,27 +88,60 @@ class Collocation:
         self.window_step += 1
         self.stalls = self.stalls + 1 if self.optimizer.stalled else 0
         stage = self.options.optimizer[self.stage]
+        if loss < self.best_loss / 2:
+            self.best_loss, self.best_step = loss, self.stage_step
+        patience = stage.patience if isinstance(stage, settings.GaussNewton) else None
+        slow = patience is not None and self.stage_step - self.best_step >= patience
         # Before the causal weights have opened up, a small loss only says that the early slabs are
         # solved.
-        exhausted = loss <= stage.tolerance or self.stalls >= STALLS
+        exhausted = loss <= stage.tolerance or self.stalls >= STALLS or slow
         if exhausted and self.causal is not None and not self.causal.settled:
             exhausted = False
             self._weigh_causally()
+            self.best_loss = math.inf
         over = exhausted or (stage.steps is not None and self.stage_step >= stage.steps)
         out_of_time = math.isfinite(seconds_left) and self._clock_start - seconds_left > self._share
         if self.causal is not None and self.causal.settled:
             self.causal.advance()
+            self.best_loss = math.inf
         extra = self._where()
         done = False
         if (over and self.stage + 1 < len(self.options.optimizer)) and not out_of_time:
             self._begin_stage(self.stage + 1)
         elif over or out_of_time:
             if self.window + 1 < self.windows:
+                self.trained.append(self._training_residual())
                 self.finished.append(self.current.field.requires_grad_(False))
                 self._open(self.window + 1)
             else:
                 done = True
         return Progress(loss, self._shares(), extra, done)
+
+    def residuals(self) -> list[dict[str, float]]:
+        """Root mean square of the residual by window, on its last points and on fresh ones.
+
+        Fresh points tell what fixed ones may hide: a fit that is bad between them.
+        """
+        report = []
+        time_axis = None
+        if self.problem.time is not None:
+            time_axis = self.problem.coordinates.index(self.problem.time)
+        trained = [*self.trained, self._training_residual()]
+        for window, field in enumerate([*self.finished, self.current.field]):
+            bounds = list(self.current.bounds)
+            if self.edges is not None and time_axis is not None:
+                bounds[time_axis] = (self.edges[window], self.edges[window + 1])
+            seed = (self.case.run.seed, window, 3_000, 0)
+            drawn = sampling.interior(bounds, FRESH_POINTS, "sobol", seed)
+            engine = ResidualEngine(self.problem, field, [interior_term(self.problem)])
+            fresh = _root_mean_square(self._interior_residuals(engine, drawn))
+            report.append({"training": trained[window], "fresh": fresh})
+        return report
+
+    def _training_residual(self) -> float:
+        with torch.no_grad():
+            values = self.engine.residuals({"interior": self.batch["interior"]})["interior"]
+        return _root_mean_square(values)
 
     def soften(self) -> None:
         """See `residua.engine.fit.Trainer`."""
@@ -120,7 +158,10 @@ class Collocation:
             "window_step": self.window_step,
             "round": self.round,
             "stalls": self.stalls,
+            "best_loss": self.best_loss,
+            "best_step": self.best_step,
             "finished": [_copy(f.state_dict()) for f in self.finished],
+            "trained": list(self.trained),
             "field": _copy(self.current.field.state_dict()),
             "points": points,
             "weights": weights,
@@ -137,12 +178,15 @@ class Collocation:
             member = window_field(self.case, window, previous, restore=True).field
             member.load_state_dict(weights)
             self.finished.append(member.to(self.device).requires_grad_(False))
+        self.trained = [float(value) for value in state["trained"]]
         self._open(int(state["window"]), state["field"])
         self._begin_stage(int(state["stage"]))
         self.stage_step = int(state["stage_step"])
         self.window_step = int(state["window_step"])
         self.round = int(state["round"])
         self.stalls = int(state["stalls"])
+        self.best_loss = float(state["best_loss"])
+        self.best_step = int(state["best_step"])
         self.batch = {
             name: PointSet(
                 points.to(self.device, copy=True),
@@ -168,7 +212,7 @@ class Collocation:
         self.current.field.to(self.device)
         if weights is not None:
             self.current.field.load_state_dict(weights)
-        elif before is not None and getattr(self.options, "warm_start", False):
+        elif before is not None and self.options.warm_start:
             _warm(self.current.field, before.field)
             if not self.current.handed_over:
                 self._continue_in_time()
@@ -193,6 +237,8 @@ class Collocation:
             points = self._draw(term, position, self.round)
             self._set(term.name, points)
         self._begin_stage(0)
+        if weights is None and self.options.points.rule(self._optimizer_name) == "rad":
+            self._resample()
 
     def _continue_in_time(self) -> None:
         """Let a warm-started network begin where the last window ended.
@@ -214,6 +260,7 @@ class Collocation:
         self.stage = stage
         self.stage_step = 0
         self.stalls = 0
+        self.best_loss, self.best_step = math.inf, 0
         chosen = self.options.optimizer[stage]
         parameters = self.engine.parameters
         if isinstance(chosen, settings.GaussNewton):
@@ -278,7 +325,7 @@ class Collocation:
 
     def _bounds(self, *, interior: bool) -> tuple[tuple[float, float], ...]:
         bounds = list(self.current.bounds)
-        overhang = getattr(self.options, "overhang", 0.0)
+        overhang = self.options.overhang
         if interior and self._span is not None and overhang:
             assert self.problem.time is not None
             low, high = self._span
@@ -328,8 +375,7 @@ class Collocation:
 
     def _refresh(self) -> None:
         """New points and weights where due; in between every step sees one objective."""
-        points = self.options.points
-        every = points.resample_every
+        every = self.options.points.interval(self._optimizer_name)
         if every and self.window_step and self.window_step % every == 0:
             self.round += 1
             self._resample()
@@ -346,37 +392,73 @@ class Collocation:
             if due or (every and self.window_step % every == 0):
                 self._weigh_causally()
 
+    @property
+    def _optimizer_name(self) -> str:
+        return self.options.optimizer[self.stage].name
+
     def _resample(self) -> None:
         points = self.options.points
+        rule = points.rule(self._optimizer_name)
         for position, term in enumerate(self.terms):
             if term.kind != "interior":
                 continue
-            if points.adaptive == "rad":
+            if rule == "rad":
                 drawn = self._draw(term, position, self.round, CANDIDATES)
+                if self.finished:
+                    drawn[: len(drawn) // 2] = self._graded(drawn[: len(drawn) // 2])
                 size = self._magnitude(drawn)
                 seed = (self.case.run.seed, self.window, 1_000 + position, self.round)
                 self._set(term.name, sampling.rad(drawn, size, points.interior, seed=seed))
-            elif points.adaptive == "r3":
+            elif rule == "r3":
                 fresh = self._draw(term, position, self.round)
                 old = self.batch[term.name].points.cpu().double().numpy()
                 self._set(term.name, sampling.r3(old, self._magnitude(old), fresh))
             else:
                 self._set(term.name, self._draw(term, position, self.round))
 
+    def _graded(self, points: np.ndarray) -> np.ndarray:
+        """Candidates drawn towards the layers of the state handed over.
+
+        Each space coordinate is mapped by the inverse of the cumulated monitor ``1 + |slope| /
+        mean |slope|`` (equidistribution, as in moving meshes): half of the points go with the
+        slope, half stay uniform.
+        """
+        assert self.problem.time is not None and self._span is not None
+        names = self.problem.coordinates
+        bounds = self._bounds(interior=False)
+        seed = (self.case.run.seed, self.window, 2_000, 0)
+        probes = sampling.interior(bounds, MONITOR_PROBES, "sobol", seed)
+        probes[:, names.index(self.problem.time)] = self._span[0]
+        slopes = self._slopes(probes)
+        graded = points.copy()
+        for axis, name in enumerate(names):
+            if name != self.problem.time:
+                graded[:, axis] = sampling.equidistributed(
+                    points[:, axis], bounds[axis], probes[:, axis], slopes[:, axis]
+                )
+        return graded
+
     def _steepness(self, points: np.ndarray) -> np.ndarray:
         """Size of the space gradient of the state handed over: layers need points of their own."""
+        return np.linalg.norm(self._slopes(points), axis=1)
+
+    def _slopes(self, points: np.ndarray) -> np.ndarray:
+        """Size of the first derivatives of the last window's field, (points, coordinates)."""
         algebra = value_and_slopes(points.shape[1])
         tensor = torch.as_tensor(np.array(points)).to(self.device, self.dtype)
         with torch.no_grad():
             slopes = self.finished[-1].jet(tensor, algebra)[1:]
-        return slopes.square().sum((0, 2)).sqrt().cpu().double().numpy()
+        return slopes.square().sum(2).sqrt().T.cpu().double().numpy()
 
     def _magnitude(self, points: np.ndarray) -> np.ndarray:
+        values = self._interior_residuals(self.engine, points)
+        return values.square().sum(1).sqrt().cpu().double().numpy()
+
+    def _interior_residuals(self, engine: ResidualEngine, points: np.ndarray) -> Tensor:
         tensor = torch.as_tensor(np.array(points)).to(self.device, self.dtype)
         members = PointSet(tensor, torch.ones(len(tensor), dtype=self.dtype, device=self.device))
         with torch.no_grad():
-            values = self.engine.residuals({"interior": members})["interior"]
-        return values.square().sum(1).sqrt().cpu().double().numpy()
+            return engine.residuals({"interior": members})["interior"]
 
     def _weigh_causally(self) -> None:
         assert self.causal is not None and self.problem.time is not None
@@ -427,6 +509,10 @@ class Collocation:
 
 def _kind(term: Term) -> str:
     return {"interior": "residual", "handover": "initial"}.get(term.kind, term.kind)
+
+
+def _root_mean_square(values: Tensor) -> float:
+    return float(values.double().square().mean().sqrt())
 
 
 def _copy(state: Any) -> Any:

@@ -255,6 +255,7 @@ def _curves(
     if len(fields) > 1:
         drawn[0].legend()
     if reference:
+        _cut_below(drawn[1])
         drawn[1].set_title("absolute error, with relative $L^2$")
         drawn[1].legend(loc="best")
     for panel in drawn[:-1]:
@@ -262,6 +263,14 @@ def _curves(
         panel.margins(x=0)
     _loss(drawn[-1], history)
     return figure
+
+
+def _cut_below(axes: Axes) -> None:
+    """End a logarithmic axis below the bulk of its curves: zeros would take most of it."""
+    values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines])
+    values = values[np.isfinite(values)]
+    if values.size:
+        axes.set_ylim(bottom=max(FLOOR, float(np.quantile(values, 0.02)) / 10))
 
 
 def _loss(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:

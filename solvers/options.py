@@ -28,6 +28,12 @@ __all__ = [
     "Weighting",
 ]
 
+RESAMPLE_EVERY = {"gauss_newton": 20, "adam": 100}
+"""Optimiser steps between fresh points unless said otherwise.
+
+Fixed points let Gauss-Newton hide steep steps where none of them looks; L-BFGS needs one objective.
+"""
+
 
 @dataclass(frozen=True)
 class Network:
@@ -45,6 +51,11 @@ class Network:
         5, "harmonics of the embedding of a periodic coordinate", low=1, high=256
     )
     factorised: bool = option(False, "random weight factorisation")
+    background: Literal["auto"] | bool = option(
+        "auto",
+        "the known part of the field (state handed over, hard data) is an input too; auto: in "
+        "time windows",
+    )
 
 
 @dataclass(frozen=True)
@@ -55,20 +66,36 @@ class Points:
     boundary: int = option(100, "points on each boundary face", low=1, high=1_000_000)
     initial: int = option(200, "points of the initial data", low=1, high=1_000_000)
     sampler: Literal["sobol", "latin_hypercube", "uniform", "grid"] = option("sobol", "point set")
-    adaptive: Literal["none", "rad", "r3"] = option(
-        "none", "move points to where the residual is large"
+    adaptive: Literal["auto", "none", "rad", "r3"] = option(
+        "auto", "move points to where the residual is large; auto: rad under gauss_newton"
     )
-    resample_every: int = option(
-        0, "optimiser steps between fresh points; 0 for never", low=0, high=10_000_000
+    resample_every: Literal["auto"] | int = option(
+        "auto",
+        "optimiser steps between fresh points; 0 for never; auto: 20 under gauss_newton, 100 "
+        "under adam, never under lbfgs",
+        low=0,
+        high=10_000_000,
     )
 
     def __post_init__(self) -> None:
-        if self.adaptive != "none" and self.resample_every == 0:
+        if self.adaptive in ("rad", "r3") and self.resample_every == 0:
             raise ConfigurationError(
                 f"'{self.adaptive}' never acts while resample_every is 0",
                 path=("adaptive",),
                 advice="write 'resample_every: 100' beside it, or 'adaptive: none'",
             )
+
+    def interval(self, optimizer: str) -> int:
+        """Steps of an optimiser between fresh points; 0 for never."""
+        if self.resample_every != "auto":
+            return self.resample_every
+        return RESAMPLE_EVERY.get(optimizer, 0)
+
+    def rule(self, optimizer: str) -> str:
+        """How points move under an optimiser: none, rad or r3."""
+        if self.adaptive != "auto":
+            return self.adaptive
+        return "rad" if optimizer == "gauss_newton" and self.interval(optimizer) else "none"
 
 
 @dataclass(frozen=True)
@@ -83,6 +110,9 @@ class GaussNewton:
         1e-3, "first damping, relative to the scaled normal matrix", above=0.0, high=1e6
     )
     tolerance: float = option(1e-15, "stop when the loss falls below this", low=0.0, high=1.0)
+    patience: int | None = option(
+        100, "stop when the loss has not halved in so many steps; null for never", low=1, high=10**9
+    )
     solver: Literal["auto", "primal", "dual"] = option(
         "auto", "normal equations over parameters or over residuals"
     )
@@ -192,6 +222,16 @@ class SolverOptions:
         (GaussNewton(),), "the optimisers, one after the other"
     )
     weighting: Weighting = option(Fixed, "weights of the loss terms")
+    windows: int = option(
+        1, "time windows of equal length, solved one after the other", low=1, high=1000
+    )
+    warm_start: bool = option(True, "begin each window with the network of the one before")
+    overhang: float = option(
+        0.0,
+        "how far collocation goes past the end of a window, as a share of it",
+        low=0.0,
+        high=1.0,
+    )
 
     def __post_init__(self) -> None:
         if not self.optimizer:
@@ -209,7 +249,7 @@ class SolverOptions:
 
 @dataclass(frozen=True)
 class PinnOptions(SolverOptions):
-    """Physics-informed network on the whole domain at once."""
+    """Physics-informed network, on the whole domain at once or in time windows."""
 
     name: Literal["pinn"] = option("pinn", "the backend")
 
@@ -223,14 +263,4 @@ class CausalOptions(SolverOptions):
     """
 
     name: Literal["causal"] = option("causal", "the backend")
-    windows: int = option(
-        1, "time windows of equal length, solved one after the other", low=1, high=1000
-    )
     causal: CausalWeights = option(CausalWeights, "temporal weights inside a window")
-    overhang: float = option(
-        0.0,
-        "how far collocation goes past the end of a window, as a share of it",
-        low=0.0,
-        high=1.0,
-    )
-    warm_start: bool = option(True, "begin each window with the network of the one before")

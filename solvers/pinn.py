@@ -1,4 +1,4 @@
-"""Physics-informed network on the whole domain at once.
+"""Physics-informed network, on the whole domain or in time windows.
 
 Source: Raissi, Perdikaris & Karniadakis, J. Comput. Phys. 378 (2019).
 """
@@ -12,7 +12,7 @@ from .collocation import Collocation
 
 
 class Pinn(Collocation):
-    """Collocation in one window, without causal weights."""
+    """Collocation without causal weights."""
 
     def __init__(self, case: Case, device: torch.device) -> None:
         super().__init__(case, device, None)

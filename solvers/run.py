@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +16,27 @@ import torch
 
 from ..atomic import write_atomic
 from ..config import Case
+from ..engine import checkpoint
 from ..engine.fit import Record, Status, fit, restore
-from ..errors import ConfigurationError, DataError, DivergedError, ResourceError
+from ..errors import (
+    AccuracyError,
+    ConfigurationError,
+    DataError,
+    DivergedError,
+    ResiduaError,
+    ResourceError,
+    dotted,
+)
 from ..problems.references import Reference, ReferenceUnavailable
 from ..progress import Reporter
 from . import BACKENDS
-from .solution import CONFIGURATION, Solution
+from .folder import CONFIGURATION, clear
+from .solution import Solution
 from .summary import peak_memory_mib
 
-ACCURACY_MISSED = 1
+CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+HIDDEN = 10.0
+"""A residual this much larger between the collocation points than on them is worth a warning."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +45,22 @@ class Outcome:
 
     Attributes:
         status: why training ended.
-        exit_code: of the command.
         folder: the run folder.
         solution: the trained solution.
         errors: relative L2 error by field; empty where there is no reference.
+        failure: the accuracy asked for was missed; None if it was reached or none was asked for.
     """
 
     status: Status
-    exit_code: int
     folder: Path
     solution: Solution
     errors: dict[str, float]
+    failure: AccuracyError | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command."""
+        return 0 if self.failure is None else self.failure.exit_code
 
 
 def solve_case(case: Case, *, out: Path | None, resume: bool, reporter: Reporter) -> Outcome:
@@ -49,14 +68,14 @@ def solve_case(case: Case, *, out: Path | None, resume: bool, reporter: Reporter
 
     Args:
         case: what and how.
-        out: run folder; None for the case's own.
+        out: run folder; None for the case's own. An earlier run there is replaced.
         resume: continue from the newest checkpoint in the folder.
         reporter: receives progress.
 
     Raises:
         ConfigurationError: the backend cannot solve this problem, or the device is not there.
         DataError: nothing to resume from, or it belongs to another case.
-        DivergedError: training diverged; the last good state is saved.
+        DivergedError: training diverged; the last good state is saved, as a solution too.
         Interrupted: a signal came; a checkpoint is saved.
         ResourceError: memory or disk ran out.
     """
@@ -69,25 +88,46 @@ def solve_case(case: Case, *, out: Path | None, resume: bool, reporter: Reporter
         )
     folder = Path(out) if out is not None else case.folder
     device = _device(case)
-    _prepare(case)
+    if resume:
+        _check_same(case, folder)
+    try:
+        with _settings(case, device):
+            return _train(case, device, folder, resume, reporter)
+    except torch.OutOfMemoryError as error:
+        raise ResourceError(
+            f"out of memory: {error}; use fewer points or a smaller network"
+        ) from error
+    finally:
+        reporter.finish()
+
+
+def _train(
+    case: Case, device: torch.device, folder: Path, resume: bool, reporter: Reporter
+) -> Outcome:
+    backend = BACKENDS[case.solver.name]
     folder.mkdir(parents=True, exist_ok=True)
     reference = _reference(case, reporter)
+    trainer = backend.load()(case, device)
+    record = Record()
+    if not resume:
+        clear(folder)
+    # On resumption too: budget, steps and accuracy may be new ones.
+    write_atomic(folder / CONFIGURATION, case.text())
+    if resume and checkpoint.exists(folder / "checkpoints"):
+        record = restore(trainer, folder)
+        reporter.message(f"resumed at step {record.step}")
+    elif resume:
+        reporter.message("no checkpoint was saved yet: starting from the beginning")
+    for note in [*trainer.notes, *_notes(case, trainer)]:
+        reporter.message(f"note: {note}")
+    reporter.start(
+        f"{case.problem.name} by {backend.name}, {trainer.engine.parameter_count} parameters",
+        case.run.budget,
+        _planned_steps(case, trainer.windows),
+        seconds=record.seconds,
+        steps=record.step,
+    )
     try:
-        trainer = backend.load()(case, device)
-        record = Record()
-        if resume:
-            _check_same(case, folder)
-            record = restore(trainer, folder)
-            reporter.message(f"resumed at step {record.step}")
-        else:
-            write_atomic(folder / CONFIGURATION, case.text())
-        for note in trainer.notes:
-            reporter.message(f"note: {note}")
-        reporter.start(
-            f"{case.problem.name} by {backend.name}, {trainer.engine.parameter_count} parameters",
-            case.run.budget,
-            case.run.steps or _planned_steps(case, trainer.windows),
-        )
         status = fit(
             trainer,
             record,
@@ -99,12 +139,27 @@ def solve_case(case: Case, *, out: Path | None, resume: bool, reporter: Reporter
             log_every=10 if case.run.deterministic else None,
             error=_estimator(case, trainer, reference),
         )
-    except torch.OutOfMemoryError as error:
-        raise ResourceError(
-            f"out of memory: {error}; use fewer points or a smaller network"
-        ) from error
+    except DivergedError:
+        reporter.finish()
+        _write(case, trainer, record, Status.DIVERGED, reference, folder, reporter, device)
+        raise
     reporter.finish()
     return _write(case, trainer, record, status, reference, folder, reporter, device)
+
+
+def _notes(case: Case, trainer: Any) -> list[str]:
+    """What a person should know before a long run."""
+    notes = []
+    engine = trainer.engine
+    rows = sum(len(p.points) * engine.terms[name].count for name, p in trainer.batch.items())
+    if rows < engine.parameter_count:
+        notes.append(
+            f"{rows} residuals for {engine.parameter_count} parameters: between the points the "
+            "equation is free to fail; raise solver.points.interior"
+        )
+    if case.run.deterministic and case.run.budget is not None:
+        notes.append("run.budget is wall time: the run repeats exactly only if it ends before")
+    return notes
 
 
 def _write(
@@ -117,6 +172,7 @@ def _write(
     reporter: Reporter,
     device: torch.device,
 ) -> Outcome:
+    residuals = trainer.residuals()
     field = trainer.field.requires_grad_(False)
     solution = Solution(
         case.problem,
@@ -128,7 +184,7 @@ def _write(
             "solver": case.solver.name,
             "seconds": record.seconds,
             "steps": record.step,
-            "parameters": trainer.engine.parameter_count,
+            "trained_parameters": trainer.engine.parameter_count,
             "windows": trainer.windows,
             "loss": record.history[-1]["loss"] if record.history else None,
             "peak_memory_mib": peak_memory_mib(),
@@ -136,20 +192,22 @@ def _write(
             "threads": torch.get_num_threads(),
             "config_digest": case.digest(),
             "notes": list(trainer.notes),
+            "residual": residuals,
             "architecture": trainer.architecture,
         },
         case,
     )
-    if len(trainer.finished) + 1 < trainer.windows:
+    reached = len(trainer.finished) + 1
+    if reached < trainer.windows and status is not Status.DIVERGED:
         reporter.message(
-            f"only {len(trainer.finished) + 1} of {trainer.windows} time windows were reached; "
-            "give a larger budget and --resume"
+            f"only {reached} of {trainer.windows} time windows were reached; "
+            f"give a larger budget with --resume --out {folder}"
         )
     comparison = None if reference is None else solution.compare(reference)
     solution.save(folder, reference=reference, comparison=comparison)
+    _say_residuals(residuals, reporter)
     errors = {} if comparison is None else dict(comparison.relative_l2)
     reporter.message(f"{status.value}: step {record.step}, {record.seconds:.1f} s")
-    code = 0
     for name, error in errors.items():
         assert reference is not None and comparison is not None
         bar = comparison.error_bar[name]
@@ -164,13 +222,39 @@ def _write(
         reporter.message(
             f"classical {reference.classical}: {spent}; this run took {record.seconds:.1f} s"
         )
-    if case.run.accuracy is not None:
-        worst = max(errors.values(), default=math.inf)
-        if not worst <= case.run.accuracy:
-            reporter.message(f"the accuracy asked for, {case.run.accuracy:.1e}, was missed")
-            code = ACCURACY_MISSED
+    failure = _missed(case, errors)
     reporter.message(f"written to {folder}")
-    return Outcome(status, code, folder, solution, errors)
+    return Outcome(status, folder, solution, errors, failure)
+
+
+def _say_residuals(residuals: list[dict[str, float]], reporter: Reporter) -> None:
+    """The residual on fresh points, and a warning where it is far from the training's."""
+    worst = max(entry["fresh"] for entry in residuals)
+    reporter.message(f"residual on fresh points: {worst:.1e} (root mean square)")
+    hidden = [
+        f"window {number}" if len(residuals) > 1 else "the domain"
+        for number, entry in enumerate(residuals, start=1)
+        if not entry["fresh"] <= HIDDEN * entry["training"]
+    ]
+    if hidden:
+        reporter.message(
+            f"warning: in {', '.join(hidden)} the residual is more than {HIDDEN:g} times larger "
+            "between the collocation points than on them; raise solver.points.interior"
+        )
+
+
+def _missed(case: Case, errors: dict[str, float]) -> AccuracyError | None:
+    wanted = case.run.accuracy
+    if wanted is None:
+        return None
+    if not errors:
+        return AccuracyError(f"the accuracy asked for, {wanted:.1e}, cannot be told: no reference")
+    name, worst = max(errors.items(), key=lambda item: (not math.isfinite(item[1]), item[1]))
+    if worst <= wanted:
+        return None
+    return AccuracyError(
+        f"the accuracy asked for, {wanted:.1e}, was missed: relative L2 error of {name} {worst:.1e}"
+    )
 
 
 def _device(case: Case) -> torch.device:
@@ -187,19 +271,42 @@ def _device(case: Case) -> torch.device:
     return torch.device(wanted)
 
 
-def _prepare(case: Case) -> None:
-    """Precision and threads. TF32 is never used: residuals need every bit of their format."""
+@contextlib.contextmanager
+def _settings(case: Case, device: torch.device) -> Iterator[None]:
+    """Threads, determinism and full precision for a run; what was set before comes back after it.
+
+    TF32 is never used: residuals need every bit of their format.
+    """
+    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    threads = torch.get_num_threads()
+    # Not use_deterministic_algorithms, which is the same but loads the compiler, for a second.
+    deterministic = torch.get_deterministic_debug_mode()
+    workspace = os.environ.get(CUBLAS)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     if case.run.threads is not None:
         torch.set_num_threads(case.run.threads)
     if case.run.deterministic:
-        torch.use_deterministic_algorithms(True)
+        torch.set_deterministic_debug_mode("error")
+        if device.type == "cuda" and workspace is None:
+            # Without it cuBLAS may add in another order from one call to the next.
+            os.environ[CUBLAS] = ":4096:8"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
+        torch.set_num_threads(threads)
+        torch.set_deterministic_debug_mode(deterministic)
+        if workspace is None:
+            os.environ.pop(CUBLAS, None)
 
 
 def _reference(case: Case, reporter: Reporter) -> Reference | None:
-    if case.problem.reference_spec.get("method") == "none":
+    method = case.problem.reference_spec.get("method")
+    if method == "none":
         return None
+    if method == "auto":  # the others take no time to speak of
+        reporter.message("computing the reference")
     began = time.monotonic()
     try:
         reference = case.problem.reference()
@@ -212,8 +319,12 @@ def _reference(case: Case, reporter: Reporter) -> Reference | None:
 
 
 def _planned_steps(case: Case, windows: int) -> int | None:
-    counts = [stage.steps for stage in case.solver.optimizer]
-    return windows * sum(c for c in counts if c is not None) if None not in counts else None
+    """Steps after which the run ends at the latest, if any number is given."""
+    stages = [stage.steps for stage in case.solver.optimizer]
+    limits = [case.run.steps] if case.run.steps else []
+    if None not in stages:
+        limits.append(windows * sum(steps for steps in stages if steps is not None))
+    return min(limits, default=None)
 
 
 def _estimator(case: Case, trainer: Any, reference: Reference | None) -> Callable[[], float | None]:
@@ -244,21 +355,50 @@ def _estimator(case: Case, trainer: Any, reference: Reference | None) -> Callabl
 
 
 def _check_same(case: Case, folder: Path) -> None:
-    """Refuse to continue a run of another problem or solver; the budget may differ."""
+    """Refuse to continue a run of another problem, solver, seed or precision.
+
+    The rest (budget, steps, accuracy, device) may differ.
+    """
     from ..config import load_case
 
     path = folder / CONFIGURATION
     if not path.is_file():
-        raise DataError(f"{path}: there is no such file; nothing to resume")
-    before = load_case(path)
-    if (
-        before.problem != case.problem
-        or before.solver != case.solver
-        or before.run.seed != case.run.seed
-    ):
         raise DataError(
-            f"{folder}: holds a run of another case; resume with the same problem, solver and seed"
+            f"{path}: there is no such file, so there is nothing to resume; run without --resume, "
+            "or give the folder of the run by --out DIR (its name changes with the budget)"
+        )
+    try:
+        before = load_case(path).resolved()
+    except ResiduaError as error:
+        raise DataError(f"{path}: is not a case this program can read: {error}") from error
+    now = case.resolved()
+    for resolved in (before, now):
+        resolved["run"] = {key: resolved["run"][key] for key in ("seed", "dtype")}
+    place = _first_difference(before, now)
+    if place is not None:
+        raise DataError(
+            f"{folder}: holds a run of another case ({place}); "
+            "resume with the same problem, solver, seed and precision"
         )
 
 
-__all__ = ["DivergedError", "Outcome", "solve_case"]
+def _first_difference(before: Any, now: Any, path: tuple[str | int, ...] = ()) -> str | None:
+    """Where two resolved cases part, in words; None where they agree."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        pairs = {key: (before.get(key), now.get(key)) for key in [*before, *now]}
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = dict(enumerate(zip(before, now, strict=True)))
+    elif before == now:
+        return None
+    else:
+        return f"{dotted(path)} is {_short(before)} there and {_short(now)} here"
+    found = (_first_difference(*pair, (*path, key)) for key, pair in pairs.items())
+    return next((place for place in found if place is not None), None)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+__all__ = ["Outcome", "solve_case"]

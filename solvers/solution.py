@@ -23,6 +23,7 @@ from ..atomic import write_atomic
 from ..errors import DataError, ResiduaError
 from . import storage, vtkhdf
 from .accuracy import Comparison, compare, tensor_points
+from .folder import CONFIGURATION
 from .summary import summarise, to_json
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Solution", "load"]
 
-CONFIGURATION = "config.resolved.yaml"
 METRICS = "metrics.jsonl"
 STORED = "solution.h5"
 IMAGE = "solution.vtkhdf"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import sympy
@@ -51,17 +52,24 @@ class SymbolicField(Field):
         values = {name: points[:, axis] for axis, name in enumerate(self.coordinates)}
         factor = math.prod(math.factorial(order) for order in index)
         columns = []
-        for position, tree in enumerate(self.trees):
-            key = (position, index)
-            if key not in self._derivatives:
-                for name, order in zip(self.coordinates, index, strict=True):
-                    tree = sympy.diff(tree, sympy.Symbol(name, real=True), order) if order else tree
-                self._derivatives[key] = tree
-            value = evaluate(self._derivatives[key], values, TORCH)
+        for position in range(len(self.trees)):
+            value = evaluate(self._derivative(position, index), values, TORCH)
             columns.append(
                 torch.as_tensor(value, dtype=points.dtype, device=points.device).expand(len(points))
             )
         return torch.stack(columns, dim=1) / factor
+
+    def _derivative(self, position: int, index: MultiIndex) -> sympy.Expr:
+        """A partial derivative of one field, from the one below it."""
+        if not any(index):
+            return self.trees[position]
+        key = (position, index)
+        if key not in self._derivatives:
+            axis = next(i for i, order in enumerate(index) if order)
+            lower = tuple(order - (i == axis) for i, order in enumerate(index))
+            x = sympy.Symbol(self.coordinates[axis], real=True)
+            self._derivatives[key] = sympy.diff(self._derivative(position, lower), x)
+        return self._derivatives[key]
 
 
 class Reflection(Field):
@@ -88,13 +96,18 @@ class Reflection(Field):
         """See `Field.jet`; the field is evaluated at the points and their images in one batch."""
         image = points.clone()
         image[:, self.axis] = 2 * self.midpoint - image[:, self.axis]
-        both = self.field.jet(torch.cat([points, image]), algebra, context)
-        here, there = both.unflatten(1, (2, -1)).unbind(1)
         signs = [(-1.0) ** index[self.axis] for index in algebra.indices]
         if algebra.laplacian:
             signs.append(1.0)
         sign = torch.tensor(signs, dtype=points.dtype, device=points.device)[:, None, None]
-        return (here + sign * self.parities * there) / 2
+        sign = sign * self.parities.to(points.dtype)
+        if context is not None and context.background is not None:
+            # The background has the parity too.
+            mirrored = torch.cat([context.background, sign * context.background], dim=1)
+            context = replace(context, background=mirrored)
+        both = self.field.jet(torch.cat([points, image]), algebra, context)
+        here, there = both.unflatten(1, (2, -1)).unbind(1)
+        return (here + sign * there) / 2
 
 
 class Handover(Field):
@@ -174,23 +187,32 @@ class Ansatz(Field):
     def jet(self, points: Tensor, algebra: JetAlgebra, context: Context | None = None) -> Tensor:
         """See `Field.jet`; with a cache in the context, A and B are computed once."""
         context = context or Context()
+        background = self._background(points, algebra, context)
+        bundle = self._product(points, algebra, replace(context, background=background))
+        return bundle if background is None else bundle + background
+
+    def correction(self, points: Tensor, algebra: JetAlgebra) -> Tensor:
+        """Taylor coefficients of B N; shapes as in `Field.jet`."""
+        background = self._background(points, algebra, Context())
+        return self._product(points, algebra, Context(background=background))
+
+    def _product(self, points: Tensor, algebra: JetAlgebra, context: Context) -> Tensor:
         bundle = self.network.jet(points, algebra, context)
-        if self.envelope is not None:
-            envelope = self.envelope
-            factor = context.constant(
-                self, algebra, "envelope", lambda: envelope.jet(points, algebra)
-            )
-            bundle = algebra.multiply(factor, bundle)
-        if self.backgrounds:
-            bundle = bundle + context.constant(
-                self,
-                algebra,
-                "background",
-                lambda: torch.stack(
-                    [b.jet(points, algebra) for b in cast("list[Field]", self.backgrounds)]
-                ).sum(0),
-            )
-        return bundle
+        if self.envelope is None:
+            return bundle
+        envelope = self.envelope
+        factor = context.constant(self, algebra, "envelope", lambda: envelope.jet(points, algebra))
+        return algebra.multiply(factor, bundle)
+
+    def _background(self, points: Tensor, algebra: JetAlgebra, context: Context) -> Tensor | None:
+        if not self.backgrounds:
+            return None
+
+        def compute() -> Tensor:
+            parts = [b.jet(points, algebra) for b in cast("list[Field]", self.backgrounds)]
+            return torch.stack(parts).sum(0)
+
+        return context.constant(self, algebra, "background", compute)
 
 
 class Windows(Field):

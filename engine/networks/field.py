@@ -33,10 +33,13 @@ class Context:
         cache: when a dict, parts that do not depend on trained parameters are kept in it. A cache
             belongs to
             one set of points and must be dropped with it.
+        background: bundle of the known part of an ansatz at these points, for a network that takes
+            it as an input.
     """
 
     tape: list[Record] | None = None
     cache: dict[tuple[int, JetAlgebra, str], Tensor] | None = field(default=None)
+    background: Tensor | None = None
 
     def constant(self, owner: object, algebra: JetAlgebra, tag: str, compute) -> Tensor:
         """Result of ``compute()``, kept for the life of the cache."""

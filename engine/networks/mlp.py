@@ -24,6 +24,8 @@ class Mlp(Field):
             encoders
             U, V of the features blend every hidden layer, ``h <- U + h (V - U)``.
         generator: source of the initial weights.
+        background: sizes of the fields of a background that is a further input (each is divided
+            by its size); None for a network of the coordinates alone.
     """
 
     def __init__(
@@ -37,11 +39,15 @@ class Mlp(Field):
         factorised: bool = False,
         gated: bool = False,
         generator: torch.Generator,
+        background: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.embedding = embedding
         self.activation = ACTIVATIONS[activation]
-        sizes = [embedding.features] + [width] * depth
+        self.background: Tensor | None
+        self.register_buffer("background", background)
+        features = embedding.features + (0 if background is None else len(background))
+        sizes = [features] + [width] * depth
 
         def layer(inputs: int, units: int) -> Linear:
             return Linear(inputs, units, factorised=factorised, generator=generator)
@@ -49,16 +55,14 @@ class Mlp(Field):
         self.hidden = nn.ModuleList(
             layer(inputs, units) for inputs, units in zip(sizes[:-1], sizes[1:], strict=True)
         )
-        self.encoders = nn.ModuleList(
-            layer(embedding.features, width) for _ in range(2 if gated else 0)
-        )
+        self.encoders = nn.ModuleList(layer(features, width) for _ in range(2 if gated else 0))
         self.readout = Linear(width, outputs, generator=generator)
 
     def jet(self, points: Tensor, algebra: JetAlgebra, context: Context | None = None) -> Tensor:
         """See `Field.jet`."""
         context = context or Context()
         features = context.constant(
-            self, algebra, "features", lambda: self.embedding.jet(points, algebra)
+            self, algebra, "features", lambda: self._features(points, algebra, context)
         )
         gates = [
             algebra.apply(self.activation, encoder(features, context)) for encoder in self.encoders
@@ -69,3 +73,11 @@ class Mlp(Field):
             if gates:
                 state = gates[0] + algebra.multiply(state, gates[1] - gates[0])
         return self.readout(state, context)
+
+    def _features(self, points: Tensor, algebra: JetAlgebra, context: Context) -> Tensor:
+        features = self.embedding.jet(points, algebra)
+        if self.background is None:
+            return features
+        if context.background is None:
+            raise ValueError("the network takes a background as input and was given none")
+        return torch.cat([features, context.background / self.background], dim=2)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..taylor import JetAlgebra, MultiIndex
 from .field import Context, Field
@@ -72,13 +72,15 @@ class Propagated(Field):
         if state is not None:
             count = 2 * modes
             points = torch.zeros(count, dimension, dtype=torch.float64)
-            points[:, axis] = self.low + (high - self.low) * torch.arange(count) / count
+            places = torch.arange(count, dtype=torch.float64) / count
+            points[:, axis] = self.low + (high - self.low) * places
             points[:, time_axis] = time
-            with torch.no_grad():
-                spectrum = torch.fft.rfft(state(points).double(), dim=0)[:modes] / count
+            values = _sampled(state, points)
+            spectrum = torch.fft.rfft(values.double().cpu(), dim=0)[:modes] / count
             spectrum[1:] *= 2
             size = spectrum.abs()
-            spectrum[size < 1e-15 * size.max()] = 0
+            # Below are modes of rounding alone, which high derivatives would raise.
+            spectrum[size < 5 * torch.finfo(values.dtype).eps * size.max()] = 0
             coefficients = torch.stack([spectrum.real, spectrum.imag])
         self.register_buffer("coefficients", coefficients)
 
@@ -120,6 +122,13 @@ class Propagated(Field):
             return torch.zeros_like(rate)
         factor = torch.complex(torch.zeros_like(numbers), numbers) ** a * rate**b
         return factor / (math.factorial(a) * math.factorial(b))
+
+
+def _sampled(state: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
+    """Values of a state, at points in the precision and on the device of its weights."""
+    weights = next(state.parameters(), None) if isinstance(state, nn.Module) else None
+    with torch.no_grad():
+        return state(points if weights is None else points.to(weights))
 
 
 def _last_nonzero(coefficients: Tensor) -> int:

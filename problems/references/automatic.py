@@ -56,14 +56,9 @@ class Automatic:
         self._deadline = time.perf_counter() + seconds
         methods, reasons = applicable(system)
         if not methods:
-            raise ReferenceUnavailable(
-                f"no automatic reference: {reasons[-1]}; give an exact solution or set 'reference: "
-                "none'"
-            )
-        for method in methods:
-            if resolution is not None:
-                method.space = (max(4, 2 * round(resolution / 2.8)), resolution)
-                method.start = (1, method.start[1])
+            raise ReferenceUnavailable(f"no automatic reference: {reasons[-1]}")
+        if resolution is not None:
+            methods = _held(methods, resolution)
         self.refinements: list[Refinement] = []
         self._climb(methods, seconds)
         self.best = min(self.refinements, key=lambda r: r.bars.max())
@@ -72,20 +67,28 @@ class Automatic:
             (r.failure for r in self.refinements if r.failure), "it takes longer than allowed"
         )
         if self.best.level is None:
+            cause = (
+                "there may be none, or several, so change the parameters"
+                if system.time is None
+                else "it may not exist over the whole interval (blow-up, shock), so shorten the "
+                "interval, add viscosity"
+            )
             raise ReferenceUnavailable(
-                f"the automatic reference found no solution: {failure}; the solution may not exist "
-                "over the whole "
-                "interval (blow-up, shock), so shorten it, add viscosity, or set 'reference: none'"
+                f"the automatic reference found no solution: {failure}; {cause}, or set "
+                "'reference: none'"
             )
         self.level, self.solution = self.best.level, self.best.solution
         if not self.bars.max() <= _USELESS:
+            cause = (
+                "the solution probably has a shock or a jump, blows up, or is chaotic over this "
+                "interval, so add viscosity, smooth the data, shorten the interval"
+                if resolution is None
+                else "raise or remove 'resolution'"
+            )
             raise ReferenceUnavailable(
                 f"the automatic reference does not converge: {self.method.name} with "
                 f"{self.method.describe(*self.level)} still changes by {self.bars.max() / 3:.1e} "
-                "in relative L2; the "
-                "solution probably has a shock or a jump, blows up, or is chaotic over this "
-                "interval, so add "
-                "viscosity, smooth the data, shorten the interval, or set 'reference: none'"
+                f"in relative L2; {cause}, or set 'reference: none'"
             )
 
     def _climb(self, methods: Sequence[Method], seconds: float) -> None:
@@ -137,6 +140,21 @@ class Automatic:
     def names(self) -> str:
         """Names of the methods that ran."""
         return ", ".join(r.method.name for r in self.refinements)
+
+
+def _held(methods: Sequence[Method], resolution: int) -> list[Method]:
+    """The methods that can take a fixed number of nodes, held to it and one coarser grid."""
+    held = [method for method in methods if resolution <= method.largest]
+    if not held:
+        raise ReferenceUnavailable(
+            f"{resolution} nodes per coordinate are too many for {methods[-1].name} on this "
+            f"problem; lower 'resolution' to at most {methods[-1].largest}, or remove it"
+        )
+    for method in held:
+        if method.space != (0,):
+            method.space = (max(4, 2 * round(resolution / 2.8)), resolution)
+            method.start = (1, method.start[1])
+    return held
 
 
 def applicable(system: System) -> tuple[list[Method], list[str]]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.linalg import expm
 
 from ..evaluation import NUMPY, evaluate
-from .fourier import FourierSystem
+from .fourier import FourierSystem, NotApplicable
 from .radau import Diverged, OutOfTime
 from .solution import GridSolution, Slices
 from .spectral import Fourier
@@ -208,7 +208,8 @@ def etdrk4(fourier: FourierSystem, n: int, steps: int, *, deadline: float = np.i
         deadline: value of time.perf_counter() at which to give up.
 
     Raises:
-        Diverged: the numbers grew beyond bounds.
+        Diverged: the numbers grew beyond bounds, or the highest time derivatives cannot be solved
+            for.
         OutOfTime: the deadline passed.
     """
     system = fourier.system
@@ -226,7 +227,11 @@ def etdrk4(fourier: FourierSystem, n: int, steps: int, *, deadline: float = np.i
         shape = [-1 if a == axis else 1 for a in range(len(bases))]
         mask = mask * (np.abs(k) < basis.n // 2).reshape(shape)
         waves.append((2 * np.pi / (basis.high - basis.low) * k).reshape(shape))
-    operator, inverse = fourier.symbols(waves)
+    try:
+        operator, inverse = fourier.symbols(waves)
+    except NotApplicable as error:
+        # A wave number of this grid: another method may do.
+        raise Diverged(str(error)) from None
     linear = _Multiplier(operator)
     nonlinear = _Nonlinear(fourier, bases, waves, inverse)
     start, end = system.span

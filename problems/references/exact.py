@@ -90,7 +90,12 @@ class Exact:
         finite = np.isfinite(residual)
         scale = max(float(np.abs(np.where(finite, part, 0.0)).max()) for part in parts)
         worst = float(np.abs(np.where(finite, residual, 0.0)).max())
-        if not finite.any() or worst > 1e-6 * max(scale, 1e-300) + 1e-12:
+        if not finite.any():
+            raise ReferenceUnavailable(
+                f"{what} is not a number where the exact solution given is put in; correct one of "
+                "them or set 'reference: auto'"
+            )
+        if worst > 1e-6 * max(scale, 1e-300) + 1e-12:
             raise ReferenceUnavailable(
                 f"the exact solution given does not satisfy {what} (largest residual {worst:.2g}); "
                 "correct the formula "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
@@ -34,6 +35,7 @@ class Method(ABC):
         time: tolerances, or numbers of steps, coarse to fine; (0,) for steady problems.
         start: indices into both at which refinement begins.
         gain: factor by which one rung in time lowers the error.
+        largest: nodes per coordinate that fit in memory.
         dense_limit: nodes per coordinate up to which its matrices are quick.
     """
 
@@ -41,6 +43,7 @@ class Method(ABC):
     space: tuple[int, ...]
     time: tuple[float, ...]
     start: tuple[int, int]
+    largest: int
     gain: float = 1.0
     dense_limit: int = 0
 
@@ -71,9 +74,10 @@ class FourierETDRK4(Method):
         if not self.fourier.smooth_when_mirrored():
             raise NotApplicable("the initial data have a corner when mirrored at the walls")
         self.axes = len(system.space)
-        largest = 4096 if self.axes == 1 else 256
+        self.largest = 4096 if self.axes == 1 else 512
+        longest = 4096 if self.axes == 1 else 256
         self.space = tuple(
-            n for k in range(4, 13) for n in (2**k, 3 * 2 ** (k - 1)) if n <= largest
+            n for k in range(4, 13) for n in (2**k, 3 * 2 ** (k - 1)) if n <= longest
         )
         self.time = tuple(float(2**k) for k in range(4, 18))
         self.start = (2, 2) if self.axes == 1 else (1, 2)
@@ -117,6 +121,7 @@ class RadauCollocation(Method):
                 "the dense collocation "
                 "behind the automatic reference; give an exact solution or set 'reference: none'"
             )
+        self.largest = _largest(components, self.axes)
         self.time = tuple(10.0 ** -(2 + 1.5 * k) for k in range(8))
         self.dense_limit = 400 // components if self.axes == 1 else 16
         self.start = (min(3, len(self.space) - 1), 3) if self.axes else (0, 4)
@@ -197,6 +202,7 @@ class NewtonCollocation(Method):
         )
         fields = len(system.fields)
         self.space = tuple(n for n in ladder if fields * n**self.axes <= _DENSE)
+        self.largest = _largest(fields, self.axes)
         self.time = (0.0,)
         self.start = (min(3, len(self.space) - 1), 0)
         kinds = sorted({"Fourier" if c in system.periodic else "Chebyshev" for c in system.space})
@@ -220,6 +226,11 @@ class NewtonCollocation(Method):
         return f"{self.space[i]} nodes per coordinate"
 
 
+def _largest(components: int, axes: int) -> int:
+    """Nodes per coordinate whose dense matrices fit in memory; any number without coordinates."""
+    return int((_DENSE / components) ** (1 / axes)) if axes else sys.maxsize
+
+
 def _check_affine(system: System) -> None:
     """Refuse residuals whose highest time derivatives are not determined by a linear system."""
     for tree in system.equations:
@@ -230,7 +241,8 @@ def _check_affine(system: System) -> None:
                 raise ReferenceUnavailable(
                     f"the equation is not linear in its highest time derivative ({symbol}), so the "
                     "solution can "
-                    "branch; solve it for that derivative, or give an exact solution"
+                    "branch; solve it for that derivative, give an exact solution, or set "
+                    "'reference: none'"
                 )
 
 

@@ -119,13 +119,14 @@ def place(tmp_path):
     (tmp_path / "folder.yaml").mkdir()
     os.mkfifo(tmp_path / "pipe.yaml")
     (tmp_path / "loop.yaml").symlink_to("loop.yaml")
-    for folder, file in (
-        ("full", "thesis.tex"),
-        ("finished", "summary.json"),
-        ("unfinished", "config.resolved.yaml"),
+    for folder, files in (
+        ("full", ["thesis.tex", "figure.png", "summary.json"]),
+        ("finished", ["config.resolved.yaml", "summary.json"]),
+        ("unfinished", ["config.resolved.yaml"]),
     ):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / file).write_text("{}")
+        for file in files:
+            (tmp_path / folder / file).write_text("{}")
     return tmp_path
 
 

@@ -11,6 +11,7 @@ import pytest
 import residua
 from residua.cli import main
 from residua.config import RunOptions, load_case
+from residua.errors import AccuracyError
 from residua.problems import registry
 from residua.progress import LiveReporter, PlainReporter, QuietReporter, reporter_for
 from residua.schema import json_schema
@@ -96,11 +97,11 @@ def test_the_schema_has_exactly_the_keys_that_are_read(out):
     }
 
 
-def test_solve_passes_the_case_on(tmp_path, monkeypatch):
+def test_solve_passes_the_case_on(tmp_path, monkeypatch, capsys):
     calls = []
 
     class Outcome:
-        exit_code = 1
+        failure = AccuracyError("the accuracy was missed")
 
     def solve_case(case, **settings):
         calls.append((case, settings))
@@ -113,19 +114,13 @@ def test_solve_passes_the_case_on(tmp_path, monkeypatch):
     module.solve_case = solve_case
     monkeypatch.setitem(sys.modules, "residua.solvers.run", module)
     monkeypatch.chdir(tmp_path)
-    run = tmp_path / "mine"
-    (run / "checkpoints").mkdir(parents=True)
-    (run / "summary.json").write_text("{}")
-    (run / "notes.txt").write_text("mine")
-    assert main(["solve", "heat", "--out", "mine", "--overwrite", "--quiet"]) == 1
+    assert main(["solve", "heat", "--out", "mine", "--quiet"]) == 1
+    assert capsys.readouterr().err == "residua: the accuracy was missed\n"
     case, settings = calls[0]
     assert (
         case == load_case("heat") and str(settings["out"]) == "mine" and settings["resume"] is False
     )
     assert isinstance(settings["reporter"], QuietReporter)
-    assert [path.name for path in run.iterdir()] == ["notes.txt"], (
-        "only the files of a run are removed"
-    )
 
 
 # -- progress --
@@ -169,8 +164,34 @@ def test_the_live_line_never_wraps_and_leaves_only_messages(monkeypatch):
             assert len(part) < 60
             line = part + line[len(part) :]
         screen.append(line.strip())
-    assert screen == ["window 1 done", "relative L2 1.2e-04", ""]
+    assert screen == ["causal 1/2", "window 1 done", "relative L2 1.2e-04", ""]
     assert " 50%" in stream.getvalue()
+
+
+def test_eighty_columns_show_loss_and_error_and_no_half_figure(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    stream = Terminal()
+    play(LiveReporter(stream, colour=False, every=0.0))
+    lines = [part.rstrip() for part in stream.getvalue().split("\r") if "50%" in part]
+    assert lines and all(
+        line.endswith("ETA 00:00  loss 1.00e-05  error 1.0e-02  residual 1.0e-03") for line in lines
+    )
+
+
+def test_the_time_left_is_that_of_the_rest_when_resumed(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("residua.progress.time.monotonic", lambda: now[0])
+    stream = io.StringIO()
+    reporter = PlainReporter(stream, every=0.0)
+    # 10 steps in 20 s here, 90 to go; 500 s of the budget are left.
+    reporter.start("resumed", 1000.0, 1000, seconds=480.0, steps=900)
+    now[0] += 20.0
+    reporter.update(910, 1.0)
+    assert "ETA 03:00" in stream.getvalue()
+    reporter.start("short of time", 520.0, 1000, seconds=480.0, steps=900)
+    now[0] += 20.0
+    reporter.update(910, 1.0)
+    assert "ETA 00:20" in stream.getvalue()
 
 
 def test_the_reporter_suits_the_stream(monkeypatch):

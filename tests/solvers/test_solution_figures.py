@@ -102,3 +102,16 @@ def test_images_have_the_vertical_coordinate_along_their_rows() -> None:
     for (row,) in (first, second):
         assert (row.horizontal, row.vertical) == ("t", "x")
         assert np.array_equal(row.values, x[:, None] + 10 * t)
+
+
+def test_exact_values_do_not_take_the_axis_of_the_errors() -> None:
+    """Hard conditions are met exactly; the rest is what a person wants to see."""
+    x = np.linspace(0, 1, 401)
+    error = 1e-5 * np.sin(np.pi * x) * (x > 0) * (x < 1)
+    figure = figures._curves({"x": x}, {"u": error}, {"u": 0 * x}, None, HISTORY)
+    low, high = figure.axes[1].get_ylim()
+    assert 1e-8 < low < 1e-6 and high > 1e-5
+    # The wrong twin: left to itself the axis reaches down to the zeros.
+    figure.axes[1].set_ylim(auto=True)
+    figure.axes[1].autoscale()
+    assert figure.axes[1].get_ylim()[0] < 1e-15

@@ -70,6 +70,8 @@ ARGUMENTS: list[tuple[str, tuple[str, ...]]] = [
     ("solve {good} --out good.yaml", ("is a file",)),
     ("solve {good} --out good.yaml/inside", ("is a file",)),
     ("solve {good} --out full", ("full", "no run folder")),
+    ("solve {good} --out full --overwrite", ("full", "no run folder")),
+    ("solve {good} --out full --resume", ("full", "no run folder")),
     ("solve {good} --out finished", ("finished", "--overwrite")),
     ("solve {good} --out unfinished", ("unfinished", "--resume")),
 ]

@@ -91,8 +91,8 @@ KEYS = [
         "name: causal",
         "name: pinn",
         "name: causal",
-        ("'pinn' has no setting 'windows'", "causal"),
-        line=18,
+        ("'pinn' has no setting 'causal'", "causal"),
+        line=29,
     ),
     Bad(
         "beside a library name",

@@ -151,7 +151,7 @@ VALUES = [
     Bad(
         "adaptive never acts",
         "sampler: sobol",
-        "adaptive: rad",
+        "{adaptive: rad, resample_every: 0}"[1:-1].replace(", ", "\n    "),
         "{adaptive: rad, resample_every: 10}"[1:-1].replace(", ", "\n    "),
         ("solver.points.adaptive", "resample_every"),
     ),
