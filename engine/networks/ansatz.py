@@ -244,6 +244,5 @@ class Windows(Field):
                 result = part.new_zeros((algebra.channels, len(points), part.shape[2]))
             assert result is not None
             result = result.index_copy(1, chosen, part)
-        if result is None:
-            raise ValueError("no points")
-        return result
+        # None: there are no points.
+        return cast(Field, self.fields[0]).jet(points, algebra) if result is None else result

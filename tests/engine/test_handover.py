@@ -270,6 +270,7 @@ def test_every_point_is_answered_by_its_window() -> None:
     shuffled = torch.randperm(8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(joined(points[shuffled]), joined(points)[shuffled])
     assert torch.equal(Windows(fields[:1], EDGES[:2], 1)(points)[:, 0], points[:, 0])
+    assert joined.jet(points[:0], up_to(2, 2)).shape == (6, 0, 1)
 
 
 def test_windows_agree_with_nested_ad() -> None:
