@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import Case, load_case, make_case
+from .errors import ConfigurationError
 from .problems import registry
 from .problems.problem import Problem
 from .progress import reporter_for
+from .solvers.folder import check
 
 if TYPE_CHECKING:
     from .solvers.solution import Solution
@@ -34,43 +36,66 @@ def solve(
     set: Sequence[str] = (),  # noqa: A002 - the name of the option of the command
     out: str | Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     quiet: bool = False,
 ) -> Solution:
     """Solve a case and return its solution, exactly as `residua solve` does.
 
     Args:
         case: a case file, the name of a library problem, a `Problem`, the mapping that would stand
-            under `problem` in a
-            file, or a ready `Case`.
+            under `problem` in a file, or a ready `Case`.
         solver: what would stand under `solver`; for a problem, not for a case file.
         run: what would stand under `run`; for a problem, not for a case file.
-        set: texts such as "solver.windows=4", for a case file or a name.
+        set: texts such as "solver.windows=4", for a case file or a name alone.
         out: run folder; runs/<name>-<hash> by default.
         resume: continue from the last checkpoint in the run folder.
+        overwrite: replace an earlier run in the folder.
         quiet: print nothing.
 
     Raises:
-        ConfigurationError: something in the case is wrong.
+        ConfigurationError: something in the case or the arguments is wrong, or the folder holds
+            what must not be lost.
+        AccuracyError: `run.accuracy` was missed; the run folder is complete, see `load`.
         ResiduaError: the run could not be finished.
     """
     from .solvers.run import solve_case
 
-    outcome = solve_case(
-        _as_case(case, solver, run, set),
-        out=None if out is None else Path(out),
-        resume=resume,
-        reporter=reporter_for(quiet=quiet),
-    )
+    ready = _as_case(case, solver, run, set)
+    folder = ready.folder if out is None else Path(out)
+    check(folder, resume=resume, overwrite=overwrite)
+    outcome = solve_case(ready, out=folder, resume=resume, reporter=reporter_for(quiet=quiet))
+    if outcome.failure is not None:
+        raise outcome.failure
     return load(outcome.folder)
 
 
 def _as_case(case: Any, solver: Any, run: Any, changes: Sequence[str]) -> Case:
+    changes = [changes] if isinstance(changes, str) else list(changes)
+    given = solver is not None or run is not None
     if isinstance(case, Case):
+        if given or changes:
+            raise ConfigurationError("a ready Case takes no solver, run or set")
         return case
     if isinstance(case, Problem | Mapping):
+        if changes:
+            raise ConfigurationError(
+                "set changes a case file or a library problem",
+                advice="write the values into the mappings instead",
+            )
         return make_case(case, solver, run)
-    if solver is None and run is None:
+    if not isinstance(case, str | Path):
+        raise ConfigurationError(
+            "a case is a file, a name, a mapping, a Problem or a Case", found=case
+        )
+    if not given:
         return load_case(case, changes)
+    if changes:
+        raise ConfigurationError("give either set, or solver and run")
+    if str(case) not in registry.names():
+        raise ConfigurationError(
+            f"{case}: solver and run belong to a library problem; a case file holds its own",
+            advice="change them by set=['run.budget=60']",
+        )
     return make_case(str(case), solver, run)
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from .errors import ConfigurationError, ResiduaError, ResourceError
+from .solvers.folder import check
 
 __all__ = ["main"]
 
@@ -288,7 +289,7 @@ def _solve(options: argparse.Namespace) -> int:
         print(case.text(), end="")
         return 0
     folder = options.out or case.folder
-    _check_folder(folder, resume=options.resume, overwrite=options.overwrite)
+    check(folder, resume=options.resume, overwrite=options.overwrite)
     if options.dry_run:
         from .describe import plan
 
@@ -303,39 +304,6 @@ def _solve(options: argparse.Namespace) -> int:
     if outcome.failure is not None:
         raise outcome.failure
     return 0
-
-
-def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a run folder that cannot be written or that holds what must not be lost."""
-    shown = str(folder)
-    parent = folder
-    while not parent.exists() and parent.parent != parent:
-        parent = parent.parent
-    if not parent.is_dir():
-        raise ConfigurationError(
-            f"{parent} is a file, not a folder", advice="choose another folder by --out DIR"
-        )
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise ConfigurationError(
-            f"{parent} cannot be written to", advice="choose another folder by --out DIR"
-        )
-    if not folder.exists():
-        return
-    from .solvers.folder import CONFIGURATION
-
-    present = {entry.name for entry in folder.iterdir()}
-    if CONFIGURATION not in present:
-        if present:
-            raise ConfigurationError(
-                f"{shown} is not empty and is no run folder (it has no {CONFIGURATION})",
-                advice="choose another folder by --out DIR",
-            )
-    elif "summary.json" in present and not (resume or overwrite):
-        advice = "give --overwrite to replace it, or --out DIR for another folder"
-        raise ConfigurationError(f"{shown} already holds a finished run", advice=advice)
-    elif not (resume or overwrite):
-        advice = "give --resume to continue it, or --overwrite to begin again"
-        raise ConfigurationError(f"{shown} holds an unfinished run", advice=advice)
 
 
 def _list(options: argparse.Namespace) -> int:

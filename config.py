@@ -347,6 +347,13 @@ def _case(problem: Problem, data: Mapping[str, Any], source: str) -> Case:
             found=solver.windows,
             advice="write windows: 1",
         )
+    if solver.network.kind == "spectral" and problem.time is None:
+        raise ConfigurationError(
+            "there is no time coordinate t for the coefficients to depend on",
+            path=("solver", "network", "kind"),
+            found="spectral",
+            advice="write mlp",
+        )
     _check_reference(problem)
     _check_names(problem, solver)
     return Case(problem, solver, run, source)

@@ -24,6 +24,7 @@ from .networks.embedding import Embedding
 from .networks.field import Field
 from .networks.mlp import Mlp
 from .networks.propagator import Growth, Propagated
+from .networks.spectral import Spectral, expand, functions
 from .taylor import MultiIndex, algebra_for, value_and_slopes
 from .transfinite import Piece, background, envelope, read
 
@@ -46,6 +47,8 @@ class Architecture:
     fourier: int
     fourier_scale: float
     background: bool = False
+    spectral: bool = False
+    degree: int = 0
 
 
 @dataclass
@@ -195,25 +198,73 @@ class _Plan:
             generator: source of the weights.
             known: parts of A, which may be an input of N.
         """
-        problem, architecture = self.problem, self.architecture
+        problem = self.problem
         names = problem.coordinates
-        periodic = self.data.periodic
         flat = self.data.flat()
         for axis, name in enumerate(names):
             if name in self.parities and any(flat[axis]):
                 flat[axis] = (True, True)  # a reflection carries the condition to the other end
+        network = self._network(generator, known, flat)
+        trees = [self._vanishing(f) * envelope(self.data, f) for f in problem.fields]
+        for name, by_field in self.parities.items():
+            axis = names.index(name)
+            low, high = self.bounds[axis]
+            signs = [by_field[f] for f in problem.fields]
+            if name in self._even:
+                wave = 2 * sympy.pi / sympy.Float(high - low)
+                x = sympy.Symbol(name, real=True)
+                odd = sympy.sin(wave * (x - sympy.Float((low + high) / 2)))
+                trees = [t * odd if sign < 0 else t for t, sign in zip(trees, signs, strict=True)]
+            else:
+                network = Reflection(network, axis, (low + high) / 2, signs)
+        return network, SymbolicField(names, trees) if any(t != 1 for t in trees) else None
+
+    @property
+    def _even(self) -> list[str]:
+        """Periodic coordinates in which N is made even by its inputs: with cosines alone.
+
+        An odd background among the inputs would spoil that.
+        """
+        odd = self.architecture.background and any(
+            sign < 0 for by_field in self.parities.values() for sign in by_field.values()
+        )
+        return [] if odd else [name for name in self.data.periodic if name in self.parities]
+
+    def _network(
+        self,
+        generator: torch.Generator,
+        known: Sequence[Field],
+        flat: Mapping[int, tuple[bool, bool]],
+    ) -> Field:
+        """N before reflections, with fresh weights; arguments as in `factors` and `Embedding`."""
+        architecture, names = self.architecture, self.problem.coordinates
+        outputs = len(self.problem.fields)
+        periodic = {names.index(name): architecture.harmonics for name in self.data.periodic}
+        even = [names.index(name) for name in self._even]
+        bases = None
+        if architecture.spectral:
+            assert self.time_axis is not None
+            bases = expand(
+                self.bounds,
+                self.time_axis,
+                periodic=periodic,
+                cosine_only=even,
+                flat=flat,
+                degree=architecture.degree,
+            )
         embedding = Embedding(
             self.bounds,
-            periodic={names.index(name): architecture.harmonics for name in periodic},
-            cosine_only=[names.index(name) for name in periodic if name in self.parities],
-            flat=flat,
+            periodic=periodic if bases is None else {},
+            cosine_only=even,
+            flat=flat if bases is None else {},
             fourier=architecture.fourier,
             fourier_scale=architecture.fourier_scale,
             generator=generator,
+            left_out=() if bases is None else [basis.axis for basis in bases],
         )
-        network: Field = Mlp(
+        network = Mlp(
             embedding,
-            len(problem.fields),
+            outputs * (1 if bases is None else functions(bases)),
             width=architecture.width,
             depth=architecture.depth,
             activation=architecture.activation,
@@ -222,19 +273,7 @@ class _Plan:
             generator=generator,
             background=self._sizes(known),
         )
-        trees = [self._vanishing(f) * envelope(self.data, f) for f in problem.fields]
-        for name, by_field in self.parities.items():
-            axis = names.index(name)
-            low, high = self.bounds[axis]
-            signs = [by_field[f] for f in problem.fields]
-            if name in periodic:
-                wave = 2 * sympy.pi / sympy.Float(high - low)
-                x = sympy.Symbol(name, real=True)
-                odd = sympy.sin(wave * (x - sympy.Float((low + high) / 2)))
-                trees = [t * odd if sign < 0 else t for t, sign in zip(trees, signs, strict=True)]
-            else:
-                network = Reflection(network, axis, (low + high) / 2, signs)
-        return network, SymbolicField(names, trees) if any(t != 1 for t in trees) else None
+        return network if bases is None else Spectral(network, outputs, bases)
 
     def _sizes(self, known: Sequence[Field]) -> torch.Tensor | None:
         """Size of each field of A over the window where A is an input of N, else None.

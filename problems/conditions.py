@@ -376,6 +376,11 @@ class _Reader:
         field, index, sign = self._derivative(face, str(key), initial)
         tree = sign * parse(value, self.namespace, self._names(face, initial))
         jet = self.namespace.jet(field, index)
+        if jet == tree:
+            raise ConfigurationError(
+                "the condition says nothing: both sides are the same",
+                advice="write a value, or such as 'u_x: -u'",
+            )
         equation = Equation(f"{jet.name} = {to_text(tree)}", self.namespace, jet - tree)
         if not self.namespace.jets(tree):
             return equation, Target(field, index, tree)

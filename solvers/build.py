@@ -29,7 +29,9 @@ def architecture(options: SolverOptions) -> Architecture:
         harmonics=network.harmonics,
         fourier=network.fourier,
         fourier_scale=network.fourier_scale,
-        background=informed,
+        background=informed and network.kind != "spectral",
+        spectral=network.kind == "spectral",
+        degree=network.degree,
     )
 
 

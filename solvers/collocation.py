@@ -34,6 +34,8 @@ MONITOR_PROBES = 4096
 """Points at which the slopes of a state handed over are looked at."""
 FRESH_POINTS = 4096
 """Points on which the residual of a finished window is looked at again."""
+MOST_REWEIGHED = 10
+"""Times a stage without progress is given new causal weights before it is over."""
 STALLS = 3
 """Optimiser steps in a row without progress after which a stage is over."""
 LARGEST_JACOBIAN = 8 * 2**30
@@ -96,19 +98,24 @@ class Collocation:
         # solved.
         exhausted = loss <= stage.tolerance or self.stalls >= STALLS or slow
         if exhausted and self.causal is not None and not self.causal.settled:
-            exhausted = False
-            self._weigh_causally()
-            self.best_loss = math.inf
+            self.reweighed += 1
+            if self.reweighed <= MOST_REWEIGHED:
+                exhausted = False
+                self._weigh_causally()
+                self.best_loss = math.inf
+            else:
+                self._note("ended with causal weights that had not opened up")
         over = exhausted or (stage.steps is not None and self.stage_step >= stage.steps)
         out_of_time = math.isfinite(seconds_left) and self._clock_start - seconds_left > self._share
-        if self.causal is not None and self.causal.settled:
-            self.causal.advance()
+        if self.causal is not None and self.causal.settled and self.causal.advance():
             self.best_loss = math.inf
         extra = self._where()
         done = False
         if (over and self.stage + 1 < len(self.options.optimizer)) and not out_of_time:
             self._begin_stage(self.stage + 1)
         elif over or out_of_time:
+            if not over:
+                self._note("was ended by its share of the budget")
             if self.window + 1 < self.windows:
                 self.trained.append(self._training_residual())
                 self.finished.append(self.current.field.requires_grad_(False))
@@ -138,6 +145,10 @@ class Collocation:
             report.append({"training": trained[window], "fresh": fresh})
         return report
 
+    def _note(self, what: str) -> None:
+        where = f"window {self.window + 1}" if self.windows > 1 else "the training"
+        self.notes.append(f"{where} {what}")
+
     def _training_residual(self) -> float:
         with torch.no_grad():
             values = self.engine.residuals({"interior": self.batch["interior"]})["interior"]
@@ -160,6 +171,7 @@ class Collocation:
             "stalls": self.stalls,
             "best_loss": self.best_loss,
             "best_step": self.best_step,
+            "reweighed": self.reweighed,
             "finished": [_copy(f.state_dict()) for f in self.finished],
             "trained": list(self.trained),
             "field": _copy(self.current.field.state_dict()),
@@ -187,6 +199,7 @@ class Collocation:
         self.stalls = int(state["stalls"])
         self.best_loss = float(state["best_loss"])
         self.best_step = int(state["best_step"])
+        self.reweighed = int(state["reweighed"])
         self.batch = {
             name: PointSet(
                 points.to(self.device, copy=True),
@@ -261,6 +274,7 @@ class Collocation:
         self.stage_step = 0
         self.stalls = 0
         self.best_loss, self.best_step = math.inf, 0
+        self.reweighed = 0
         chosen = self.options.optimizer[stage]
         parameters = self.engine.parameters
         if isinstance(chosen, settings.GaussNewton):
@@ -346,7 +360,8 @@ class Collocation:
         if term.kind == "handover":
             assert self.problem.time is not None and self._span is not None
             axis = names.index(self.problem.time)
-            drawn = sampling.interior(bounds, 8 * points.initial, points.sampler, seed)
+            # Not of a grid, whose points coincide once they are on one slice.
+            drawn = sampling.interior(bounds, 8 * points.initial, "sobol", seed)
             drawn[:, axis] = self._span[0]
             return sampling.rad(drawn, self._steepness(drawn), points.initial, seed=seed)
         condition = next(c for c in self.problem.conditions if c.name == term.name)
@@ -380,7 +395,7 @@ class Collocation:
             self.round += 1
             self._resample()
             if isinstance(self.optimizer, GaussNewton):
-                self.optimizer.damping = min(self.optimizer.damping, 1e-3)
+                self.optimizer.renew()
         weighting = self.weighting
         if isinstance(weighting, GradientNorm) and weighting.due(self.window_step):
             weighting.update(self._gradient_norms())
@@ -401,11 +416,11 @@ class Collocation:
         rule = points.rule(self._optimizer_name)
         for position, term in enumerate(self.terms):
             if term.kind != "interior":
-                continue
-            if rule == "rad":
+                self._set(term.name, self._draw(term, position, self.round))
+            elif rule == "rad":
                 drawn = self._draw(term, position, self.round, CANDIDATES)
                 if self.finished:
-                    drawn[: len(drawn) // 2] = self._graded(drawn[: len(drawn) // 2])
+                    drawn[::2] = self._graded(drawn[::2])
                 size = self._magnitude(drawn)
                 seed = (self.case.run.seed, self.window, 1_000 + position, self.round)
                 self._set(term.name, sampling.rad(drawn, size, points.interior, seed=seed))

@@ -39,7 +39,10 @@ Fixed points let Gauss-Newton hide steep steps where none of them looks; L-BFGS 
 class Network:
     """The field that is trained: points in, field values out."""
 
-    kind: Literal["mlp", "modified_mlp"] = option("mlp", "architecture")
+    kind: Literal["mlp", "modified_mlp", "spectral"] = option(
+        "mlp",
+        "architecture; spectral: a series in space with coefficients that are a network in time",
+    )
     width: int = option(20, "neurons in each hidden layer", low=1, high=4096)
     depth: int = option(3, "hidden layers", low=1, high=64)
     activation: Literal["tanh", "sin", "silu", "gelu"] = option("tanh", "activation function")
@@ -48,7 +51,10 @@ class Network:
         1.0, "standard deviation of the Fourier frequencies", above=0.0, high=1e3
     )
     harmonics: int = option(
-        5, "harmonics of the embedding of a periodic coordinate", low=1, high=256
+        5, "harmonics of a periodic coordinate, in the embedding or the series", low=1, high=256
+    )
+    degree: int = option(
+        24, "polynomial degree of the series along a bounded coordinate", low=2, high=512
     )
     factorised: bool = option(False, "random weight factorisation")
     background: Literal["auto"] | bool = option(
@@ -223,7 +229,11 @@ class SolverOptions:
     )
     weighting: Weighting = option(Fixed, "weights of the loss terms")
     windows: int = option(
-        1, "time windows of equal length, solved one after the other", low=1, high=1000
+        # Each window evaluates those before it for its initial state, one inside the other.
+        1,
+        "time windows of equal length, solved one after the other",
+        low=1,
+        high=100,
     )
     warm_start: bool = option(True, "begin each window with the network of the one before")
     overhang: float = option(

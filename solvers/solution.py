@@ -97,6 +97,8 @@ class Solution:
             ValueError: points of another shape, or a name that is not a derivative of a field.
         """
         inputs = self._points(points)
+        if isinstance(derivatives, str):
+            derivatives = (derivatives,)
         places = {name: self._derivative(name) for name in derivatives or ()}
         wanted: dict[str, set[tuple[int, ...]]] = {}
         for name, index in places.values():

@@ -126,7 +126,10 @@ class Handover(Field):
 
     def __init__(self, previous: Field, axis: int, time: float, orders: Sequence[int]) -> None:
         super().__init__()
-        self.previous = previous.requires_grad_(False)
+        # Not a submodule: with every window before it inside, the state of each window would hold
+        # the states of all earlier ones.
+        object.__setattr__(self, "previous", previous.requires_grad_(False))
+        self.previous: Field
         self.axis = axis
         self.time = time
         self.orders = tuple(orders)
@@ -142,7 +145,8 @@ class Handover(Field):
         )
         frozen = points.clone()
         frozen[:, axis] = self.time
-        state = self.previous.jet(frozen, source)
+        trained = next(self.previous.parameters(), points)
+        state = self.previous.jet(frozen.to(trained), source).to(points)
         elapsed = (points[:, axis] - self.time)[:, None]
         use = torch.tensor(
             [[float(m < order) for order in self.orders] for m in range(terms)],

@@ -42,6 +42,24 @@ _BOTH_ENDS = (
 )
 
 
+def harmonics(
+    algebra: JetAlgebra, place: Tensor, length: Tensor | float, count: int, *, sines: bool
+) -> list[Tensor]:
+    """Cosines, and sines if wanted, of ``k 2 pi place / length``, k = 1..count.
+
+    Args:
+        algebra: which Taylor coefficients to carry.
+        place: bundle of one coordinate, shape (channels, points, 1).
+        length: the period.
+        count: number of harmonics.
+        sines: whether to add the sines.
+    """
+    numbers = torch.arange(1, count + 1, dtype=place.dtype, device=place.device)
+    phase = place * (2 * math.pi / length * numbers)
+    rules = (cos_rule, sin_rule) if sines else (cos_rule,)
+    return [algebra.apply(rule, phase) for rule in rules]
+
+
 class Embedding(nn.Module):
     """Coordinates to features.
 
@@ -72,6 +90,7 @@ class Embedding(nn.Module):
         fourier: number of random frequencies, 0 for none.
         fourier_scale: standard deviation of the entries of B.
         generator: source of B.
+        left_out: axes that are no input.
     """
 
     def __init__(
@@ -84,6 +103,7 @@ class Embedding(nn.Module):
         fourier: int = 0,
         fourier_scale: float = 1.0,
         generator: torch.Generator,
+        left_out: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.centre: Tensor
@@ -96,7 +116,9 @@ class Embedding(nn.Module):
         self.periodic = dict(periodic)
         self.flat = {axis: ends for axis, ends in (flat or {}).items() if any(ends)}
         self.plain = tuple(
-            axis for axis in range(len(bounds)) if axis not in self.periodic | self.flat
+            axis
+            for axis in range(len(bounds))
+            if axis not in self.periodic | self.flat and axis not in left_out
         )
         self.cosine_only = frozenset(cosine_only)
         self.features = (
@@ -122,13 +144,10 @@ class Embedding(nn.Module):
         if self.plain:
             plain = list(self.plain)
             parts.append(bundle[:, :, plain] * (2 / self.length[plain]))
-        for axis, harmonics in self.periodic.items():
-            wave = 2 * math.pi / self.length[axis]
-            numbers = torch.arange(1, harmonics + 1, dtype=points.dtype, device=points.device)
-            phase = bundle[:, :, axis : axis + 1] * (wave * numbers)
-            parts.append(algebra.apply(cos_rule, phase))
-            if axis not in self.cosine_only:
-                parts.append(algebra.apply(sin_rule, phase))
+        for axis, count in self.periodic.items():
+            place = bundle[:, :, axis : axis + 1]
+            sines = axis not in self.cosine_only
+            parts += harmonics(algebra, place, self.length[axis], count, sines=sines)
         for axis, ends in self.flat.items():
             place = bundle[:, :, axis : axis + 1] / self.length[axis]
             if all(ends):

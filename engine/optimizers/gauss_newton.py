@@ -6,9 +6,9 @@ normal matrix to unit diagonal (Jacobi scaling), so that the damping mu is dimen
 fewer residuals than
 parameters the same step is found in residual space, ``d = -S^2 J^T (J S^2 J^T + mu I)^-1 r``
 (push-through identity;
-the dual form used for natural gradients in arXiv 2505.12149). Damping follows the gain ratio as in
-Nielsen,
-"Damping parameter in Marquardt's method" (IMM-REP-1999-05).
+the dual form used for natural gradients in arXiv 2505.12149). Damping follows the gain ratio, after
+Nielsen, "Damping parameter in Marquardt's method" (IMM-REP-1999-05), but falls by at most 4 a step
+instead of 3, rises more slowly after a rejection, and any decrease is accepted.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class GaussNewton:
         self.parameters = list(parameters)
         self.residuals = residuals
         self.linearise = linearise
+        self.initial_damping = damping
         self.damping = damping
+        self.softened = False
         self.form = form
         self.max_trials = max_trials
         self.stalled = False
@@ -136,12 +138,20 @@ class GaussNewton:
     def soften(self) -> None:
         """After a divergence: damp strongly."""
         self.damping = max(1.0, self.damping)
+        self.softened = True
+
+    def renew(self) -> None:
+        """The residuals are of new points: no more damping than at first, unless just softened."""
+        if not self.softened:
+            self.damping = min(self.damping, self.initial_damping)
+        self.softened = False
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the parameters."""
-        return {"damping": self.damping, "stalled": self.stalled}
+        return {"damping": self.damping, "stalled": self.stalled, "softened": self.softened}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`."""
         self.damping = float(state["damping"])
         self.stalled = bool(state["stalled"])
+        self.softened = bool(state["softened"])

@@ -116,11 +116,12 @@ def _automatic(problem: Any, **settings: Any) -> Reference:
 def _exact(problem: Any, formulas: Mapping[str, Any]) -> Reference:
     trees = {name: parse(text, problem.namespace) for name, text in formulas.items()}
     exact = Exact(problem, trees)
+    bar = max(ERROR_BAR, exact.residual)
     return Reference(
         method="exact",
-        error_bar=dict.fromkeys(problem.fields, ERROR_BAR),
-        description="exact solution, checked against equations and conditions; bar: rounding, "
-        f"{ERROR_BAR:.1e}",
+        error_bar=dict.fromkeys(problem.fields, bar),
+        description="exact solution, checked against equations and conditions; bar: rounding or "
+        f"the relative residual of the formula, {bar:.1e}",
         evaluate=exact,
         price=_price(problem, exact),
         classical=_classical(problem),

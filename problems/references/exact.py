@@ -19,6 +19,8 @@ Array = NDArray[np.float64]
 # A formula of a few dozen operations: a few units of rounding.
 ERROR_BAR = 8 * float(np.finfo(float).eps)
 
+ROUNDING = 1e-11
+"""Residuals of a formula, relative to its largest term, up to which rounding explains them."""
 _SAMPLES = 64
 
 
@@ -43,6 +45,8 @@ class Exact:
             )
         self.coordinates: tuple[str, ...] = problem.coordinates
         self.trees = [problem.substituted(trees[f]) for f in problem.fields]
+        # How far the formulas are from the equations, as with constants that were rounded.
+        self.residual = 0.0
         self._check(problem)
 
     def __call__(self, points: Array) -> Array:
@@ -95,6 +99,8 @@ class Exact:
                 f"{what} is not a number where the exact solution given is put in; correct one of "
                 "them or set 'reference: auto'"
             )
+        if worst > ROUNDING * scale + 1e-12:
+            self.residual = max(self.residual, worst / scale)
         if worst > 1e-6 * max(scale, 1e-300) + 1e-12:
             raise ReferenceUnavailable(
                 f"the exact solution given does not satisfy {what} (largest residual {worst:.2g}); "

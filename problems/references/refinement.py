@@ -7,7 +7,7 @@ longer steps. The bar is
 
 in L2 over a dense set between the nodes, by field. Grids differ by a factor of 4/3 or 3/2 and steps
 by 3/2 (order 13) or 2 (order 4), so the bar covers the error as soon as the error falls at least
-like the square root of the spacing; for a spectrally converged solution it is far above it.
+in proportion to the spacing; for a spectrally converged solution it is far above it.
 """
 
 from __future__ import annotations

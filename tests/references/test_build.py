@@ -13,6 +13,7 @@ import torch
 from scipy.integrate import solve_bvp, solve_ivp
 from scipy.optimize import brentq
 
+from residua.config import make_case
 from residua.errors import ConfigurationError
 from residua.problems import Problem, registry
 from residua.problems.references import Reference, ReferenceUnavailable, build
@@ -500,3 +501,25 @@ def test_library_references_exist(name: str) -> None:
     assert isinstance(reference, Reference)
     assert all(0 < bar < 1e-8 for bar in reference.error_bar.values())
     assert set(reference.summary()["error_bar"]) == set(registry.get(name).fields)  # type: ignore[call-overload]
+
+
+def test_a_formula_with_rounded_constants_is_not_called_exact():
+    """Its relative residual is the bar; the true constant, the twin, has the bar of rounding."""
+    bars = {}
+    for rate in ("pi^2", "9.86961"):
+        formula = f"exp(-{rate}*t)*sin(pi*x)"
+        problem = {
+            "coordinates": {"x": [0, 1], "t": [0, 0.5]},
+            "fields": ["u"],
+            "equations": ["u_t = u_xx"],
+            "conditions": [
+                {"where": "t = 0", "u": "sin(pi*x)"},
+                {"where": "x = 0", "u": 0},
+                {"where": "x = 1", "u": 0},
+            ],
+            "reference": {"exact": {"u": formula}},
+        }
+        bars[rate] = make_case(problem, "pinn").problem.reference().error_bar["u"]
+    error = 0.5 * abs(9.86961 - np.pi**2)
+    assert bars["pi^2"] < 1e-14
+    assert 0.1 * error < bars["9.86961"] < 10 * error

@@ -195,3 +195,43 @@ def test_first_order_stages_follow_each_other(train):
     # Without the warm-up, the same number of steps of Adam gets less far.
     longer = train(HEAT, {"optimizer": {**adam, "steps": 120}}, steps=200)
     assert both.error < longer.error
+
+
+@pytest.mark.parametrize("windows", [1, 3])
+@pytest.mark.parametrize("hard", [True, False])
+def test_single_precision_goes_through_windows(train, windows, hard):
+    solver = {"name": "pinn", "windows": windows, "hard": hard, **gn(20)}
+    assert train(HEAT, solver, 20 * windows, dtype="float32").error < 0.1
+
+
+@pytest.mark.parametrize("name", ["pinn", "causal"])
+def test_a_stage_ends_when_the_loss_no_longer_halves(train, name):
+    """Also under causal weights; without patience, the wrong twin, it goes on for longer."""
+    solver = {
+        "name": name,
+        "points": {"interior": 120, "resample_every": 20},
+        "network": {"width": 4, "depth": 1},
+    }
+
+    def steps(patience):
+        optimizer = {"name": "gauss_newton", "tolerance": 0, "patience": patience}
+        return train(HEAT, {**solver, "optimizer": optimizer}, 400).record.step
+
+    assert steps(5) < 100 < steps(None)
+
+
+def test_softening_after_a_divergence_outlasts_fresh_points(train):
+    trainer = train(HEAT, gn(20), 20).trainer
+    trainer.optimizer.soften()
+    trainer.optimizer.renew()
+    assert trainer.optimizer.damping >= 1
+    trainer.optimizer.renew()  # the twin: later draws do lower it
+    assert trainer.optimizer.damping <= 1e-3
+
+
+def test_a_window_does_not_hold_the_weights_of_the_earlier_ones(train):
+    """Or files grow with the square of the number of windows."""
+    run = train(HEAT, {**WINDOWS, "windows": 4, **gn(3)}, 12)
+    sizes = [len(field.state_dict()) for field in run.trainer.finished]
+    assert len(sizes) == 3
+    assert len(set(sizes)) == 1
