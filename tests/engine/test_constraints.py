@@ -502,6 +502,7 @@ def test_loading_weights_comes_to_the_same_decisions():
     again = build(problem, span=(0.25, 0.5), seed=7, restore=True)
     loaded = build(problem, span=(0.5, 1.0), previous=again.field, seed=8, restore=True)
     assert (second.met, second.notes) == (loaded.met, loaded.notes)
+    again.field.load_state_dict(first.field.state_dict())
     loaded.field.load_state_dict(second.field.state_dict())
     points = torch.rand(9, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert isinstance(loaded.field.backgrounds[1], Handover)

@@ -6,6 +6,13 @@ from bad_base import LIBRARY, WAVE, Bad
 
 PROBLEMS = [
     Bad(
+        "condition that says nothing",
+        "{where: x = 1, u: 0}",
+        "{where: x = 1, u: u}",
+        "{where: x = 1, u: 1}",
+        ("the condition says nothing",),
+    ),
+    Bad(
         "unknown problem",
         "name: burgers",
         "name: burger",

@@ -105,7 +105,7 @@ YAML = [
         "windows: 4",
         "windows: 1:30",
         "windows: 90",
-        ("solver.windows", "'1:30'", "whole number from 1 to 1000"),
+        ("solver.windows", "'1:30'", "whole number from 1 to 100"),
     ),
     Bad(
         "no is a text",

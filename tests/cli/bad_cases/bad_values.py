@@ -10,7 +10,7 @@ VALUES = [
         "windows: 4",
         "windows: many",
         "windows: 6",
-        ("solver.windows", "'many'", "whole number from 1 to 1000"),
+        ("solver.windows", "'many'", "whole number from 1 to 100"),
     ),
     Bad(
         "fraction for integer",
