@@ -19,8 +19,11 @@ from ..engine import sampling
 from ..engine.fit import Progress
 from ..engine.networks.field import Context, Field, Linear
 from ..engine.networks.mlp import Mlp
-from ..engine.optimizers.first_order import LossOptimizer
+from ..engine.optimizers.first_order import Adam
 from ..engine.optimizers.gauss_newton import GaussNewton
+from ..engine.optimizers.objective import objective_of
+from ..engine.optimizers.quasi_newton import DenseInverse, LimitedInverse, QuasiNewton
+from ..engine.optimizers.soap import Soap
 from ..engine.residuals import PointSet, ResidualEngine, Term, condition_term, interior_term
 from ..engine.taylor import algebra_for, value_and_slopes
 from ..engine.weighting import Causal, Fixed, GradientNorm, slab_means
@@ -39,6 +42,8 @@ MOST_REWEIGHED = 10
 STALLS = 3
 """Optimiser steps in a row without progress after which a stage is over."""
 LARGEST_JACOBIAN = 8 * 2**30
+LARGEST_INVERSE = 20_000
+"""Parameters up to which a dense inverse Hessian is kept: 3 GiB, and as much for each copy."""
 
 
 class Collocation:
@@ -102,6 +107,7 @@ class Collocation:
             if self.reweighed <= MOST_REWEIGHED:
                 exhausted = False
                 self._weigh_causally()
+                self._renew(resampled=False)
                 self.best_loss = math.inf
             else:
                 self._note("ended with causal weights that had not opened up")
@@ -147,7 +153,9 @@ class Collocation:
 
     def _note(self, what: str) -> None:
         where = f"window {self.window + 1}" if self.windows > 1 else "the training"
-        self.notes.append(f"{where} {what}")
+        note = f"{where} {what}"
+        if note not in self.notes:
+            self.notes.append(note)
 
     def _training_residual(self) -> float:
         with torch.no_grad():
@@ -286,20 +294,37 @@ class Collocation:
                     f"{self.engine.parameter_count} parameters) needs {size / 2**30:.1f} GiB; "
                     "use fewer points, a smaller network, or optimizer: lbfgs"
                 )
-            self.optimizer: GaussNewton | LossOptimizer = GaussNewton(
+            self.optimizer: GaussNewton | QuasiNewton | Soap | Adam = GaussNewton(
                 parameters,
                 lambda: self.engine.row_vector(self.batch),
                 lambda: self.engine.linearise(self.batch),
                 damping=chosen.damping,
                 form=chosen.solver,
             )
-        else:
-            self.optimizer = LossOptimizer(
+            return
+        objective = objective_of(lambda: self.engine.loss(self.batch)[0], parameters)
+        if isinstance(chosen, settings.QuasiNewton):
+            size = self.engine.parameter_count
+            if size > LARGEST_INVERSE:
+                raise ResourceError(
+                    f"the inverse Hessian of quasi_newton ({size} x {size} in float64) needs "
+                    f"{8 * size**2 / 2**30:.1f} GiB, and as much for each copy in a checkpoint; "
+                    f"at most {LARGEST_INVERSE} parameters are allowed: use a smaller network, or "
+                    "optimizer: soap or lbfgs"
+                )
+            inverse = DenseInverse(size, chosen.update, self.device)
+            self.optimizer = QuasiNewton(parameters, objective, inverse, say=self._note)
+        elif isinstance(chosen, settings.Lbfgs):
+            self.optimizer = QuasiNewton(parameters, objective, LimitedInverse(), say=self._note)
+        elif isinstance(chosen, settings.Soap):
+            self.optimizer = Soap(
                 parameters,
-                lambda: self.engine.loss(self.batch)[0],
-                kind=chosen.name,
-                learning_rate=getattr(chosen, "learning_rate", 1.0),
+                objective,
+                learning_rate=chosen.learning_rate,
+                refresh=chosen.refresh,
             )
+        else:
+            self.optimizer = Adam(parameters, objective, learning_rate=chosen.learning_rate)
 
     def _terms(self) -> list[Term]:
         terms = [interior_term(self.problem)]
@@ -391,21 +416,31 @@ class Collocation:
     def _refresh(self) -> None:
         """New points and weights where due; in between every step sees one objective."""
         every = self.options.points.interval(self._optimizer_name)
-        if every and self.window_step and self.window_step % every == 0:
+        resampled = bool(every and self.window_step and self.window_step % every == 0)
+        reweighed = False
+        if resampled:
             self.round += 1
             self._resample()
-            if isinstance(self.optimizer, GaussNewton):
-                self.optimizer.renew()
         weighting = self.weighting
         if isinstance(weighting, GradientNorm) and weighting.due(self.window_step):
             weighting.update(self._gradient_norms())
             for name, members in self.batch.items():
                 n = len(members.points)
                 members.weights = torch.full_like(members.weights, weighting.weights[name] / n)
+            reweighed = True
         if self.causal is not None and self.causal_settings is not None:
             due = self.window_step % self.causal_settings.refresh == 0
             if due or (every and self.window_step % every == 0):
                 self._weigh_causally()
+                reweighed = True
+        if resampled or reweighed:
+            self._renew(resampled=resampled)
+
+    def _renew(self, *, resampled: bool) -> None:
+        """Tell the optimiser that the objective is another one."""
+        # Gauss-Newton remembers a damping, which new weights on the same points leave as it is.
+        if resampled or not isinstance(self.optimizer, GaussNewton):
+            self.optimizer.renew()
 
     @property
     def _optimizer_name(self) -> str:

@@ -24,11 +24,13 @@ __all__ = [
     "Optimizer",
     "PinnOptions",
     "Points",
+    "QuasiNewton",
+    "Soap",
     "SolverOptions",
     "Weighting",
 ]
 
-RESAMPLE_EVERY = {"gauss_newton": 20, "adam": 100}
+RESAMPLE_EVERY = {"gauss_newton": 20, "quasi_newton": 500, "soap": 1, "adam": 100}
 """Optimiser steps between fresh points unless said otherwise.
 
 Fixed points let Gauss-Newton hide steep steps where none of them looks; L-BFGS needs one objective.
@@ -73,12 +75,13 @@ class Points:
     initial: int = option(200, "points of the initial data", low=1, high=1_000_000)
     sampler: Literal["sobol", "latin_hypercube", "uniform", "grid"] = option("sobol", "point set")
     adaptive: Literal["auto", "none", "rad", "r3"] = option(
-        "auto", "move points to where the residual is large; auto: rad under gauss_newton"
+        "auto",
+        "move points to where the residual is large; auto: rad under gauss_newton, quasi_newton",
     )
     resample_every: Literal["auto"] | int = option(
         "auto",
-        "optimiser steps between fresh points; 0 for never; auto: 20 under gauss_newton, 100 "
-        "under adam, never under lbfgs",
+        "optimiser steps between fresh points; 0 for never; auto: 20 under gauss_newton, 500 "
+        "under quasi_newton, 1 under soap, 100 under adam, never under lbfgs",
         low=0,
         high=10_000_000,
     )
@@ -101,7 +104,8 @@ class Points:
         """How points move under an optimiser: none, rad or r3."""
         if self.adaptive != "auto":
             return self.adaptive
-        return "rad" if optimizer == "gauss_newton" and self.interval(optimizer) else "none"
+        moving = optimizer in ("gauss_newton", "quasi_newton") and self.interval(optimizer)
+        return "rad" if moving else "none"
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,22 @@ class GaussNewton:
     solver: Literal["auto", "primal", "dual"] = option(
         "auto", "normal equations over parameters or over residuals"
     )
+
+
+@dataclass(frozen=True)
+class QuasiNewton:
+    """Broyden's class with a dense inverse Hessian in float64 and a strong-Wolfe line search."""
+
+    name: Literal["quasi_newton"] = option("quasi_newton", "self-scaled Broyden or BFGS, dense")
+    steps: int | None = option(
+        None, "largest number of steps; null for as many as the budget allows", low=1, high=10**9
+    )
+    update: Literal["bfgs", "ss_bfgs", "ss_broyden", "ss_broyden1"] = option(
+        "ss_broyden",
+        "how the inverse Hessian is learnt; ss: self-scaled; ss_broyden1: towards the symmetric "
+        "rank-one update",
+    )
+    tolerance: float = option(1e-15, "stop when the loss falls below this", low=0.0, high=1.0)
 
 
 @dataclass(frozen=True)
@@ -147,7 +167,22 @@ class Adam:
     tolerance: float = option(1e-15, "stop when the loss falls below this", low=0.0, high=1.0)
 
 
-Optimizer: TypeAlias = GaussNewton | Lbfgs | Adam
+@dataclass(frozen=True)
+class Soap:
+    """Adam in the eigenbasis of Shampoo's preconditioner, for large networks."""
+
+    name: Literal["soap"] = option("soap", "SOAP")
+    steps: int | None = option(
+        None, "largest number of steps; null for as many as the budget allows", low=1, high=10**9
+    )
+    learning_rate: float = option(1e-3, "step size", above=0.0, high=1.0)
+    refresh: int = option(
+        2, "optimiser steps between updates of the eigenbasis", low=1, high=1_000_000
+    )
+    tolerance: float = option(1e-15, "stop when the loss falls below this", low=0.0, high=1.0)
+
+
+Optimizer: TypeAlias = GaussNewton | QuasiNewton | Lbfgs | Soap | Adam
 
 
 @dataclass(frozen=True)
@@ -246,7 +281,7 @@ class SolverOptions:
     def __post_init__(self) -> None:
         if not self.optimizer:
             raise ConfigurationError(
-                "", path=("optimizer",), found=[], advice="write gauss_newton, lbfgs or adam"
+                "", path=("optimizer",), found=[], advice="write gauss_newton, quasi_newton or adam"
             )
         for position, stage in enumerate(self.optimizer[:-1]):
             if stage.steps is None:

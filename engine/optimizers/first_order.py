@@ -1,53 +1,39 @@
-"""Adam and L-BFGS on a scalar loss, in the form the training loop drives: one step at a time."""
+"""Adam, in the form the training loop drives: one step at a time.
+
+Source: Kingma and Ba, "Adam: a method for stochastic optimization", 2015; torch's own is used.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ...errors import DivergedError
+from .objective import Objective, evaluate, split
 
 
-class LossOptimizer:
-    """torch's Adam, or its L-BFGS with a strong-Wolfe line search, one step at a time.
-
-    L-BFGS runs without its own stopping tests: they compare with absolute thresholds made for
-    float32 and
-    end a float64 run early.
+class Adam:
+    """torch's Adam on an objective.
 
     Args:
         parameters: what is trained.
-        loss: the scalar to be lowered, in the autograd graph.
-        kind: ``"adam"`` or ``"lbfgs"``.
-        learning_rate: of Adam.
+        objective: value and flat gradient at the present parameters.
+        learning_rate: size of a step, per parameter.
     """
 
     def __init__(
         self,
         parameters: Sequence[nn.Parameter],
-        loss: Callable[[], Tensor],
+        objective: Objective,
         *,
-        kind: str,
         learning_rate: float = 1e-3,
     ) -> None:
         self.parameters = list(parameters)
-        self.loss = loss
-        self.optimizer: torch.optim.Optimizer
-        if kind == "adam":
-            self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate)
-        else:
-            self.optimizer = torch.optim.LBFGS(
-                self.parameters,
-                max_iter=1,
-                max_eval=25,
-                history_size=100,
-                tolerance_grad=0.0,
-                tolerance_change=0.0,
-                line_search_fn="strong_wolfe",
-            )
+        self.objective = objective
+        self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate)
         self.stalled = False
 
     def step(self) -> float:
@@ -59,40 +45,31 @@ class LossOptimizer:
         Raises:
             DivergedError: loss or gradient is not finite; the parameters were not moved.
         """
+        value, gradient = evaluate(self.objective)
         start = [p.detach().clone() for p in self.parameters]
-
-        def closure() -> Tensor:
-            self.optimizer.zero_grad()
-            value = self.loss()
-            value.backward()
-            squares = [p.grad.square().sum() for p in self.parameters if p.grad is not None]
-            if not bool(torch.isfinite(value) & torch.isfinite(torch.stack(squares).sum())):
-                raise DivergedError("the loss or its gradient is not finite")
-            return value
-
-        try:
-            value = float(torch.as_tensor(self.optimizer.step(closure)).detach())  # type: ignore[arg-type]
-        except DivergedError:
-            with torch.no_grad():
-                for parameter, old in zip(self.parameters, start, strict=True):
-                    parameter.copy_(old)
-            raise
+        for parameter, piece in zip(self.parameters, split(gradient, self.parameters), strict=True):
+            parameter.grad = piece
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         self.stalled = all(
             torch.equal(p, old) for p, old in zip(self.parameters, start, strict=True)
         )
         return value
 
     def soften(self) -> None:
-        """After a divergence: half the learning rate, no memory of curvature."""
+        """After a divergence: half the learning rate."""
         for group in self.optimizer.param_groups:
             group["lr"] *= 0.5
-        if isinstance(self.optimizer, torch.optim.LBFGS):
-            self.optimizer.state.clear()
+
+    def renew(self) -> None:
+        """The objective has changed: nothing to do, the averages forget by themselves."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the parameters."""
-        return self.optimizer.state_dict()
+        return {"adam": self.optimizer.state_dict(), "stalled": self.stalled}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`."""
-        self.optimizer.load_state_dict(state)
+        # torch's own would go on in the tensors it is given.
+        self.optimizer.load_state_dict(copy.deepcopy(state["adam"]))
+        self.stalled = bool(state["stalled"])

@@ -14,7 +14,15 @@ from residua.config import Case, load_case, make_case
 from residua.errors import ConfigurationError
 from residua.overrides import merged
 from residua.problems import registry
-from residua.solvers.options import Adam, CausalOptions, GaussNewton, Lbfgs, PinnOptions
+from residua.solvers.options import (
+    Adam,
+    CausalOptions,
+    GaussNewton,
+    Lbfgs,
+    PinnOptions,
+    QuasiNewton,
+    Soap,
+)
 from residua.typed import seconds
 
 CASE = """\
@@ -91,6 +99,19 @@ def test_an_override_reaches_short_forms_and_lists(tmp_path):
         ["solver.optimizer=[{name: adam, steps: 5}, lbfgs]", "solver.optimizer.1.steps=9"],
     )
     assert two.solver.optimizer == (Adam(steps=5), Lbfgs(steps=9))
+    second = load_text(
+        CASE,
+        tmp_path,
+        ["solver.optimizer=[{name: soap, steps: 5}, quasi_newton]"]
+        + ["solver.optimizer.0.refresh=1", "solver.optimizer.1.update=bfgs"],
+    )
+    assert second.solver.optimizer == (Soap(steps=5, refresh=1), QuasiNewton(update="bfgs"))
+    assert {**second.resolved()["solver"]["optimizer"][1], "steps": 7} == {
+        "name": "quasi_newton",
+        "steps": 7,
+        "update": "bfgs",
+        "tolerance": 1e-15,
+    }
     moved = load_text(CASE, tmp_path, ["problem.conditions.0.u=cos(pi*x)"])
     assert moved.resolved()["problem"]["conditions"][0]["u"] == "cos(pi*x)"
 

@@ -113,6 +113,17 @@ def test_the_good_cases_are_valid(text):
     assert complaints(data(text), SCHEMA) == []
 
 
+@pytest.mark.parametrize(
+    "optimizer",
+    ["quasi_newton", "{name: quasi_newton, update: ss_bfgs}", "[{name: soap, steps: 9}, lbfgs]"],
+)
+def test_every_optimiser_is_known(optimizer):
+    from residua.overrides import Override
+
+    change = Override.parse(f"solver.optimizer={optimizer}")
+    assert complaints(change.apply(data(BURGERS)), SCHEMA) == []
+
+
 @pytest.mark.parametrize("bad", KEYS, ids=lambda bad: bad.id.replace(" ", "-"))
 def test_a_wrong_key_is_invalid_and_its_correction_valid(bad):
     assert complaints(data(bad.twin), SCHEMA) == []
@@ -125,6 +136,9 @@ def test_a_wrong_key_is_invalid_and_its_correction_valid(bad):
         "solver.network.width=0",
         "solver.network.activation=relu",
         "solver.optimizer.0.learning_rate=-1",
+        "solver.optimizer={name: quasi_newton, update: dfp}",
+        "solver.optimizer={name: quasi_newton, learning_rate: 1}",
+        "solver.optimizer={name: soap, refresh: 0}",
         "run.seed=-1",
         "run.seed=1.5",
         "run.name=../up",

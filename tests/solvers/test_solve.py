@@ -61,7 +61,7 @@ def test_an_equation_never_seen_before_is_solved_and_measured(tmp_path):
     assert missed.exit_code == 1
 
 
-@pytest.mark.parametrize("optimizer", ["gauss_newton", "adam", "lbfgs"])
+@pytest.mark.parametrize("optimizer", ["gauss_newton", "quasi_newton", "lbfgs", "soap", "adam"])
 def test_a_resumed_run_ends_with_the_same_bytes(tmp_path, optimizer):
     solver = {**QUICK, "optimizer": {"name": optimizer, "steps": 12}}
     case = make_case(HEAT, solver, {"budget": "none", "steps": 24, "deterministic": True})
