@@ -1,14 +1,12 @@
-"""Gauss-Newton with Levenberg-Marquardt damping for sums of squares.
+"""Gauss-Newton with Levenberg-Marquardt damping and geodesic acceleration, for sums of squares.
 
-Minimises ``|r(theta)|^2`` by solving ``(S J^T J S + mu I) S^-1 d = -S J^T r`` in every step, where
-S scales the
-normal matrix to unit diagonal (Jacobi scaling), so that the damping mu is dimensionless. With
-fewer residuals than
-parameters the same step is found in residual space, ``d = -S^2 J^T (J S^2 J^T + mu I)^-1 r``
-(push-through identity;
-the dual form used for natural gradients in arXiv 2505.12149). Damping follows the gain ratio, after
-Nielsen, "Damping parameter in Marquardt's method" (IMM-REP-1999-05), but falls by at most 4 a step
-instead of 3, rises more slowly after a rejection, and any decrease is accepted.
+Each step minimises the linear model of ``|r(theta)|^2`` plus a damping term (`least_squares`),
+and then follows the curve that the model bends along: with r'' the second derivative of r in the
+direction of the step d, the acceleration ``a = argmin |J a + r''|^2 + mu |S^-1 a|^2`` gives the
+path ``theta + t d + t^2 a / 2`` (Transtrum, Machta and Sethna, "Geometry of nonlinear least squares
+with applications to sloppy models and optimization", Phys. Rev. E 83, 2011). It costs one
+evaluation of the residuals and one solve with factors that are there already, and is what lets the
+damping fall: a network's loss is a narrow, bent valley, and without it small damping leaves it.
 """
 
 from __future__ import annotations
@@ -22,10 +20,15 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ...errors import DivergedError
+from .damping import Damping
+from .least_squares import FORMS, Damped, require_sum_of_squares
 
-RESTART_DAMPING = 1e-3
-LEAST_DAMPING = 1e-14
-LEAST_COLUMN = 1e-8
+PROBE = 0.1
+"""Part of the step over which r'' is taken by a difference."""
+MOST_BENT = 0.75
+"""Largest ``2 |a| / |d|`` at which the acceleration is believed."""
+SHORTEST = 15
+"""Halvings of the step that the grid line search tries."""
 
 
 class GaussNewton:
@@ -35,8 +38,15 @@ class GaussNewton:
         parameters: what is trained, P numbers in all.
         residuals: ``() -> r`` of shape (m,), at the current parameters, no gradient needed.
         linearise: ``() -> (r, J)`` with J of shape (m, P), columns in the order of ``parameters``.
+            J is not changed.
         damping: initial mu.
-        form: ``"primal"`` (normal matrix P x P), ``"dual"`` (m x m) or ``"auto"`` for the smaller.
+        form: a name in `least_squares.FORMS`, or ``"auto"``: dual for fewer residuals than
+            parameters, else primal, and in its place qr once mu is so small that the normal matrix
+            would be wrong.
+        line_search: ``"damping"`` tries one step for each damping and raises the damping until the
+            loss falls; ``"grid"`` tries step lengths 1, 1/2, 1/4, ... along each, and keeps the
+            best.
+        acceleration: whether steps bend.
         max_trials: damping values tried before a step is given up.
     """
 
@@ -48,15 +58,17 @@ class GaussNewton:
         *,
         damping: float = 1e-3,
         form: str = "auto",
+        line_search: str = "damping",
+        acceleration: bool = True,
         max_trials: int = 12,
     ) -> None:
         self.parameters = list(parameters)
         self.residuals = residuals
         self.linearise = linearise
-        self.initial_damping = damping
-        self.damping = damping
-        self.softened = False
+        self.damping = Damping(damping)
         self.form = form
+        self.line_search = line_search
+        self.acceleration = acceleration
         self.max_trials = max_trials
         self.stalled = False
 
@@ -67,91 +79,109 @@ class GaussNewton:
             The sum of squares after the step. `stalled` tells whether no trial lowered it.
 
         Raises:
+            ConfigurationError: what the closures return is no vector of residuals.
             DivergedError: a residual or the Jacobian is not finite; the parameters were not moved.
         """
         r, jacobian = self.linearise()
         start = parameters_to_vector(self.parameters).detach().clone()
+        require_sum_of_squares(r, jacobian, len(start))
         before = float(r @ r)
-        if not math.isfinite(before) or not bool(torch.isfinite(jacobian).all()):
-            raise DivergedError("a residual or its Jacobian is not finite")
-        solve = self._prepare(r, jacobian)
-        raised = 2.0
+        if not math.isfinite(before):
+            raise DivergedError("a residual is not finite")
+        system = prepare(self.form, self.damping.value, jacobian, r)
+        self.damping.begin()
         for _ in range(self.max_trials):
-            direction, predicted = solve(self.damping)
-            if direction is not None:
-                with torch.no_grad():
-                    vector_to_parameters(start + direction, self.parameters)
-                    trial = self.residuals()
-                after = float(trial @ trial)
-                gain = (before - after) / max(predicted, 1e-300)
+            if system.damp(self.damping.value):
+                step = system.solve()
+                predicted = system.predicted(step)
+                bend = None
+                if self.acceleration:
+                    bend = self._bend(system, start, step, r, jacobian)
+                after, length = self._search(start, step, bend, before)
                 if after < before:
-                    self.damping *= min(max(1 / 4, 1 - (2 * gain - 1) ** 3), 2.0)
-                    self.damping = max(self.damping, LEAST_DAMPING)
+                    self._move(start, step, bend, length)
+                    # A shortened step says that the model was trusted too far.
+                    gain = (before - after) / max(predicted, 1e-300) if length == 1 else 0.0
+                    self.damping.accept(gain, system.least)
                     self.stalled = False
                     return after
-            self.damping *= raised
-            raised *= 1.5
+            self.damping.reject()
         with torch.no_grad():
             vector_to_parameters(start, self.parameters)
-        self.damping = RESTART_DAMPING
+        self.damping.restart()
         self.stalled = True
         return before
 
-    def _prepare(
-        self, r: Tensor, jacobian: Tensor
-    ) -> Callable[[float], tuple[Tensor | None, float]]:
-        rows, columns = jacobian.shape
-        gradient = jacobian.T @ r
-        scale = torch.linalg.vector_norm(jacobian, dim=0)
-        # A column far below the others is a parameter the residuals do not feel (beyond rounding):
-        # scaling it
-        # up to the rest would turn that rounding into a step.
-        floor = LEAST_COLUMN * torch.clamp(scale.max(), min=torch.finfo(scale.dtype).tiny)
-        scale = 1 / torch.maximum(scale, floor)
-        dual = self.form == "dual" or (self.form == "auto" and rows < columns)
-        scaled = jacobian * scale if dual else jacobian
-        if dual:
-            gram = scaled @ scaled.T
-        else:
-            gram = jacobian.T @ jacobian
-            gram *= scale
-            gram *= scale[:, None]
-        diagonal = gram.diagonal().clone()
+    def _bend(
+        self, system: Damped, start: Tensor, step: Tensor, r: Tensor, jacobian: Tensor
+    ) -> Tensor | None:
+        """Half the acceleration, or None where it is too large to be believed."""
+        self._move(start, PROBE * step)
+        curvature = (2 / PROBE) * ((self._values() - r) / PROBE - jacobian @ step)
+        return believable(system.solve(curvature), step)
 
-        def solve(damping: float) -> tuple[Tensor | None, float]:
-            gram.diagonal().copy_(diagonal + damping)
-            factor, failed = torch.linalg.cholesky_ex(gram)
-            if failed:
-                return None, 0.0
-            if dual:
-                multiplier = torch.cholesky_solve(-r[:, None], factor)[:, 0]
-                scaled_step = scaled.T @ multiplier
-            else:
-                scaled_step = torch.cholesky_solve(-(scale * gradient)[:, None], factor)[:, 0]
-            # |r|^2 - |r + J d|^2 for the damped step, without another product with J
-            predicted = damping * float(scaled_step @ scaled_step)
-            direction = scale * scaled_step
-            return direction, predicted - float(direction @ gradient)
+    def _search(
+        self, start: Tensor, step: Tensor, bend: Tensor | None, before: float
+    ) -> tuple[float, float]:
+        """Lowest loss found along the path, and at which length; stops once it rises again."""
+        best, chosen = math.inf, 0.0
+        for halvings in range(SHORTEST + 1 if self.line_search == "grid" else 1):
+            length = 0.5**halvings
+            self._move(start, step, bend, length)
+            values = self._values()
+            loss = float(values @ values)
+            if loss < best:
+                best, chosen = loss, length
+            elif best < before:
+                break
+        return best, chosen
 
-        return solve
+    def _move(
+        self, start: Tensor, step: Tensor, bend: Tensor | None = None, length: float = 1.0
+    ) -> None:
+        where = start + length * step
+        if bend is not None:
+            where += length**2 * bend
+        with torch.no_grad():
+            vector_to_parameters(where, self.parameters)
+
+    def _values(self) -> Tensor:
+        with torch.no_grad():
+            return self.residuals().detach()
 
     def soften(self) -> None:
         """After a divergence: damp strongly."""
-        self.damping = max(1.0, self.damping)
-        self.softened = True
+        self.damping.soften()
 
     def renew(self) -> None:
         """The residuals are of new points: no more damping than at first, unless just softened."""
-        if not self.softened:
-            self.damping = min(self.damping, self.initial_damping)
-        self.softened = False
+        self.damping.renew()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the parameters."""
-        return {"damping": self.damping, "stalled": self.stalled, "softened": self.softened}
+        return {**self.damping.state_dict(), "stalled": self.stalled}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`."""
-        self.damping = float(state["damping"])
+        self.damping.load_state_dict(state)
         self.stalled = bool(state["stalled"])
-        self.softened = bool(state["softened"])
+
+
+TAKEOVER = 200
+"""Damping, in machine epsilons, below which the normal matrix has too few digits left."""
+
+
+def prepare(form: str, damping: float, jacobian: Tensor, residual: Tensor) -> Damped:
+    """The damped problem in the form asked for; ``auto`` chooses by shape and damping."""
+    if form == "auto":
+        if damping < TAKEOVER * torch.finfo(jacobian.dtype).eps:
+            form = "qr"
+        else:
+            form = "dual" if len(jacobian) < jacobian.shape[1] else "primal"
+    return FORMS[form](jacobian, residual)
+
+
+def believable(acceleration: Tensor, step: Tensor) -> Tensor | None:
+    """Half the acceleration if the path it bends is still near the step; None if not."""
+    size, length = acceleration.norm(), step.norm()
+    return acceleration / 2 if 2 * size <= MOST_BENT * length else None
