@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from ..config import Case
 from ..engine import sampling
@@ -21,13 +22,16 @@ from ..engine.networks.field import Context, Field, Linear
 from ..engine.networks.mlp import Mlp
 from ..engine.optimizers.first_order import Adam
 from ..engine.optimizers.gauss_newton import GaussNewton
+from ..engine.optimizers.least_squares import require_memory
 from ..engine.optimizers.objective import objective_of
 from ..engine.optimizers.quasi_newton import DenseInverse, LimitedInverse, QuasiNewton
 from ..engine.optimizers.soap import Soap
+from ..engine.optimizers.spring import Spring
+from ..engine.optimizers.variable_projection import VariableProjection, is_affine
 from ..engine.residuals import PointSet, ResidualEngine, Term, condition_term, interior_term
 from ..engine.taylor import algebra_for, value_and_slopes
 from ..engine.weighting import Causal, Fixed, GradientNorm, slab_means
-from ..errors import ResourceError
+from ..errors import ConfigurationError, ResourceError
 from . import options as settings
 from .build import join, window_edges, window_field
 
@@ -41,7 +45,6 @@ MOST_REWEIGHED = 10
 """Times a stage without progress is given new causal weights before it is over."""
 STALLS = 3
 """Optimiser steps in a row without progress after which a stage is over."""
-LARGEST_JACOBIAN = 8 * 2**30
 LARGEST_INVERSE = 20_000
 """Parameters up to which a dense inverse Hessian is kept: 3 GiB, and as much for each copy."""
 
@@ -83,6 +86,12 @@ class Collocation:
     def architecture(self) -> dict[str, Any]:
         """What `build_field` needs to rebuild it."""
         return {"windows": len(self.finished) + 1}
+
+    @property
+    def residual_count(self) -> int:
+        """Residuals whose squares are summed."""
+        terms = self.engine.terms
+        return sum(len(p.points) * terms[name].count for name, p in self.batch.items())
 
     def step(self, seconds_left: float) -> Progress:
         """One optimiser step; moves on to the next stage, epsilon or window where one is over."""
@@ -285,22 +294,13 @@ class Collocation:
         self.reweighed = 0
         chosen = self.options.optimizer[stage]
         parameters = self.engine.parameters
-        if isinstance(chosen, settings.GaussNewton):
-            rows = sum(len(p.points) * self.engine.terms[n].count for n, p in self.batch.items())
-            size = rows * self.engine.parameter_count * (8 if self.dtype == torch.float64 else 4)
-            if size > LARGEST_JACOBIAN:
-                raise ResourceError(
-                    f"the Gauss-Newton Jacobian ({rows} residuals x "
-                    f"{self.engine.parameter_count} parameters) needs {size / 2**30:.1f} GiB; "
-                    "use fewer points, a smaller network, or optimizer: lbfgs"
-                )
-            self.optimizer: GaussNewton | QuasiNewton | Soap | Adam = GaussNewton(
-                parameters,
-                lambda: self.engine.row_vector(self.batch),
-                lambda: self.engine.linearise(self.batch),
-                damping=chosen.damping,
-                form=chosen.solver,
+        if isinstance(chosen, settings.GaussNewton | settings.Spring):
+            require_memory(
+                self.residual_count, self.engine.parameter_count, self.dtype, self.device
             )
+            self.optimizer: (
+                GaussNewton | VariableProjection | Spring | QuasiNewton | Soap | Adam
+            ) = self._least_squares(chosen, stage)
             return
         objective = objective_of(lambda: self.engine.loss(self.batch)[0], parameters)
         if isinstance(chosen, settings.QuasiNewton):
@@ -325,6 +325,71 @@ class Collocation:
             )
         else:
             self.optimizer = Adam(parameters, objective, learning_rate=chosen.learning_rate)
+
+    def _least_squares(
+        self, chosen: settings.GaussNewton | settings.Spring, stage: int
+    ) -> GaussNewton | VariableProjection | Spring:
+        """An optimiser that is given the residuals themselves and their Jacobian."""
+        parameters = self.engine.parameters
+
+        def residuals() -> Tensor:
+            return self.engine.row_vector(self.batch)
+
+        def linearise() -> tuple[Tensor, Tensor]:
+            return self.engine.linearise(self.batch)
+
+        if isinstance(chosen, settings.Spring):
+            return Spring(
+                parameters,
+                linearise,
+                damping=chosen.damping,
+                momentum=chosen.momentum,
+                learning_rate=chosen.learning_rate,
+                largest_step=chosen.largest_step,
+                form=chosen.solver,
+            )
+        if not chosen.variable_projection:
+            return GaussNewton(
+                parameters,
+                residuals,
+                linearise,
+                damping=chosen.damping,
+                form=chosen.solver,
+                line_search=chosen.line_search,
+                acceleration=chosen.acceleration,
+            )
+        linear = self._readout()
+        if not linear:
+            raise ConfigurationError(
+                "the field is not linear in the last layer of its network, which "
+                "variable_projection solves for",
+                path=("optimizer", stage, "variable_projection"),
+                advice="write 'variable_projection: false'",
+            )
+        return VariableProjection(
+            parameters,
+            linear,
+            residuals,
+            linearise,
+            exact=is_affine(residuals, linear),
+            damping=chosen.damping,
+            form=chosen.solver,
+            acceleration=chosen.acceleration,
+        )
+
+    def _readout(self) -> list[Parameter]:
+        """Weights and biases of the last layers, if the field is affine in them; else none."""
+        trained = set(self.engine.parameters)
+        found = [
+            parameter
+            for member in self.current.field.modules()
+            if isinstance(member, Mlp)
+            for parameter in member.readout.parameters()
+            if parameter in trained
+        ]
+        sample = self.batch["interior"].points[:100]
+        affine = bool(found) and is_affine(lambda: self.current.field(sample), found)
+        return found if affine else []
 
     def _terms(self) -> list[Term]:
         terms = [interior_term(self.problem)]

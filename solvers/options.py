@@ -30,7 +30,7 @@ __all__ = [
     "Weighting",
 ]
 
-RESAMPLE_EVERY = {"gauss_newton": 20, "quasi_newton": 500, "soap": 1, "adam": 100}
+RESAMPLE_EVERY = {"gauss_newton": 20, "quasi_newton": 500, "soap": 1, "spring": 1, "adam": 100}
 """Optimiser steps between fresh points unless said otherwise.
 
 Fixed points let Gauss-Newton hide steep steps where none of them looks; L-BFGS needs one objective.
@@ -81,7 +81,7 @@ class Points:
     resample_every: Literal["auto"] | int = option(
         "auto",
         "optimiser steps between fresh points; 0 for never; auto: 20 under gauss_newton, 500 "
-        "under quasi_newton, 1 under soap, 100 under adam, never under lbfgs",
+        "under quasi_newton, 1 under soap and spring, 100 under adam, never under lbfgs",
         low=0,
         high=10_000_000,
     )
@@ -123,8 +123,52 @@ class GaussNewton:
     patience: int | None = option(
         100, "stop when the loss has not halved in so many steps; null for never", low=1, high=10**9
     )
-    solver: Literal["auto", "primal", "dual"] = option(
-        "auto", "normal equations over parameters or over residuals"
+    solver: Literal["auto", "primal", "dual", "qr", "randomised"] = option(
+        "auto",
+        "how a step is found: normal equations over parameters (primal) or residuals (dual), "
+        "orthogonal factors, or a random sketch as preconditioner; auto: the smaller normal "
+        "equations, and qr when the damping is too small for them",
+    )
+    line_search: Literal["damping", "grid"] = option(
+        "damping",
+        "how long a step is: raise the damping until the loss falls, or try lengths 1, 1/2, 1/4, "
+        "... for each damping",
+    )
+    acceleration: bool = option(
+        True, "bend each step by the second derivative along it (geodesic acceleration)"
+    )
+    variable_projection: bool = option(
+        False, "solve for the linear read-out of the network by least squares in every step"
+    )
+
+    def __post_init__(self) -> None:
+        if self.variable_projection and self.line_search == "grid":
+            raise ConfigurationError(
+                "'grid' would leave the best read-out, which variable_projection is about",
+                path=("line_search",),
+                advice="write 'line_search: damping' beside it",
+            )
+
+
+@dataclass(frozen=True)
+class Spring:
+    """Damped Gauss-Newton with momentum, made for fresh points in every step (SPRING)."""
+
+    name: Literal["spring"] = option("spring", "SPRING")
+    steps: int | None = option(
+        None, "largest number of steps; null for as many as the budget allows", low=1, high=10**9
+    )
+    damping: float = option(1e-3, "relative to the scaled normal matrix", above=0.0, high=1e6)
+    momentum: float = option(0.9, "share of the last step that is kept", low=0.0, high=0.9999)
+    learning_rate: float = option(
+        0.1, "step size; stable, roughly, to 1 - momentum", above=0.0, high=10.0
+    )
+    largest_step: float = option(
+        1.0, "longest move of all parameters together", above=0.0, high=1e6
+    )
+    tolerance: float = option(1e-15, "stop when the loss falls below this", low=0.0, high=1.0)
+    solver: Literal["auto", "primal", "dual", "qr", "randomised"] = option(
+        "auto", "how a step is found, as under gauss_newton"
     )
 
 
@@ -182,7 +226,7 @@ class Soap:
     tolerance: float = option(1e-15, "stop when the loss falls below this", low=0.0, high=1.0)
 
 
-Optimizer: TypeAlias = GaussNewton | QuasiNewton | Lbfgs | Soap | Adam
+Optimizer: TypeAlias = GaussNewton | Spring | QuasiNewton | Lbfgs | Soap | Adam
 
 
 @dataclass(frozen=True)
