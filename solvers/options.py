@@ -30,10 +30,11 @@ __all__ = [
     "Weighting",
 ]
 
-RESAMPLE_EVERY = {"gauss_newton": 20, "quasi_newton": 500, "soap": 1, "spring": 1, "adam": 100}
+RESAMPLE_EVERY = {"gauss_newton": 20, "quasi_newton": 500, "soap": 10, "spring": 1, "adam": 100}
 """Optimiser steps between fresh points unless said otherwise.
 
 Fixed points let Gauss-Newton hide steep steps where none of them looks; L-BFGS needs one objective.
+The literature on SOAP draws points for every step, which takes as long as the step itself.
 """
 
 
@@ -81,7 +82,7 @@ class Points:
     resample_every: Literal["auto"] | int = option(
         "auto",
         "optimiser steps between fresh points; 0 for never; auto: 20 under gauss_newton, 500 "
-        "under quasi_newton, 1 under soap and spring, 100 under adam, never under lbfgs",
+        "under quasi_newton, 10 under soap, 1 under spring, 100 under adam, never under lbfgs",
         low=0,
         high=10_000_000,
     )

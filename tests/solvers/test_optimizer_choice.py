@@ -64,7 +64,7 @@ def test_points_stay_as_long_as_the_literature_says():
     assert [points.interval(n) for n in ("gauss_newton", "quasi_newton", "soap", "adam")] == [
         20,
         500,
-        1,
+        10,
         100,
     ]
     assert points.interval("lbfgs") == 0
