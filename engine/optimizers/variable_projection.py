@@ -5,6 +5,10 @@ of a network, every alpha has a best c, found by linear least squares. What is l
 alpha alone, ``r_P(alpha) = (I - Phi Phi^+) r`` with ``Phi = dr/dc`` (Golub and Pereyra, SIAM J.
 Numer. Anal. 10, 1973), whose Jacobian is taken as ``(I - Phi Phi^+) dr/dalpha`` (Kaufman, BIT 15,
 1975): the term left out is of second order in ``r_P`` and does not enter the gradient.
+
+It starts from features that can say something about the solution. Where they cannot (a network
+fresh from its initialisation and a solution that oscillates), the best c is a large sum that
+cancels and leads alpha astray; some steps of `GaussNewton` before it help.
 """
 
 from __future__ import annotations
@@ -24,10 +28,9 @@ from .damping import Damping
 from .gauss_newton import PROBE, believable, prepare
 from .least_squares import Damped, require_sum_of_squares
 
-CUT = 1e-7
-"""Singular values of Phi, columns scaled to unit length, below this part of the largest are taken
-as zero. Fewer digits of the best read-out are lost than are won: exact to rounding, it may be a sum
-of millions that cancel, of which no small change of alpha makes a better one."""
+CUT = 1e-5
+"""Default of ``cut``. Fewer digits of the best read-out are lost than are won: exact to rounding,
+it may be a sum of millions that cancel, of which no small change of alpha makes a better one."""
 CUT_NEARLY = 1e-3
 """The same where r is not affine in c: one undamped step must not lead far."""
 STALE = 1e-2
@@ -40,7 +43,9 @@ class _Point:
 
     Attributes:
         at: all parameters where J was taken.
-        projector: orthonormal basis Q of the range of Phi.
+        basis: orthonormal basis Q of the range of Phi.
+        share: how much of each basis vector the projection takes away; one but for tiny singular
+            values.
         inner: maps ``Q^T b`` to ``Phi^+ b``.
         loss: sum of squares once c is at its best.
         values: the residuals there; their part along Phi is zero where r is affine in c.
@@ -50,13 +55,18 @@ class _Point:
     """
 
     at: Tensor
-    projector: Tensor
+    basis: Tensor
+    share: Tensor
     inner: Tensor
     loss: float
     values: Tensor
     r: Tensor
     jacobian: Tensor
     coupling: Tensor
+
+    def along(self, residual: Tensor) -> Tensor:
+        """The part of residuals that c takes away."""
+        return self.basis @ (self.share * (self.basis.T @ residual))
 
 
 class VariableProjection:
@@ -74,6 +84,8 @@ class VariableProjection:
         damping: initial mu, of alpha only.
         form: as in `GaussNewton`.
         acceleration: whether steps bend, as in `GaussNewton`.
+        cut: singular values of Phi, columns scaled to unit length, below this part of the largest
+            are damped away; None for `CUT` or `CUT_NEARLY`.
         max_trials: damping values tried before a step is given up.
 
     Raises:
@@ -91,6 +103,7 @@ class VariableProjection:
         damping: float = 1e-3,
         form: str = "auto",
         acceleration: bool = True,
+        cut: float | None = None,
         max_trials: int = 12,
     ) -> None:
         self.parameters = list(parameters)
@@ -108,6 +121,7 @@ class VariableProjection:
         self.damping = Damping(damping)
         self.form = form
         self.acceleration = acceleration
+        self.cut = (CUT if exact else CUT_NEARLY) if cut is None else cut
         self.max_trials = max_trials
         self.stalled = False
         self._point: _Point | None = None
@@ -141,9 +155,9 @@ class VariableProjection:
                 if trial is not None:
                     gain = (before - trial.loss) / max(predicted, 1e-300)
                     self.damping.accept(gain, system.least)
-                    self._point = trial
+                    self._point = self._again(trial)
                     self.stalled = False
-                    return trial.loss
+                    return self._point.loss
             self.damping.reject()
         self._put(start)
         self.damping.restart()
@@ -162,16 +176,21 @@ class VariableProjection:
         if self._at is not None:
             self._put(start)
         else:
-            best = self._get()
-            moved = (best - start)[self.is_linear].norm()
-            if moved > STALE * start[self.is_linear].norm():
-                again = self._project(best)
-                if again is None:
-                    self._put(best)
-                else:
-                    point = again
+            point = self._again(point)
         self._point, self._at = point, None
         return point
+
+    def _again(self, point: _Point) -> _Point:
+        """The point, linearised once more if its best c is far from where that was done."""
+        best = self._get()
+        moved = (best - point.at)[self.is_linear].norm()
+        if moved <= STALE * best[self.is_linear].norm():
+            return point
+        again = self._project(best)
+        if again is None:
+            self._put(best)
+            return point
+        return again
 
     def _project(self, where: Tensor, before: float = math.inf) -> _Point | None:
         """Linearise at ``where``, move c to its best, project.
@@ -187,34 +206,35 @@ class VariableProjection:
             return None
         norms = norms.clamp(min=torch.finfo(norms.dtype).tiny)
         left, size, right = torch.linalg.svd(phi / norms, full_matrices=False)
-        cut = max(CUT if self.exact else CUT_NEARLY, 10 * torch.finfo(size.dtype).eps)
-        keep = size > cut * size[0]
-        projector = left[:, keep]
-        inner = (right[keep].T / size[keep]) / norms[:, None]
-        content = projector.T @ r
+        cut = max(self.cut, 10 * torch.finfo(size.dtype).eps) * size[0]
+        # Damped instead of cut off: a loss with jumps, where the rank changes, cannot be lowered.
+        filtered = size / (size.square() + cut**2)
+        share = size * filtered
+        inner = right.T * filtered / norms[:, None]
+        content = left.T @ r
         best = where.clone()
         best[self.is_linear] -= inner @ content
         self._put(best)
-        rest = values = r - projector @ content
+        values = r - left @ (share * content)
         if not self.exact:
             values = self._values()
             if not float(values @ values) < float(r @ r):
                 self._put(where)
                 values = r
-            rest = values - projector @ (projector.T @ values)
+        rest = values - left @ (share * (left.T @ values))
         loss = float(values @ values)
         if not loss < before:
             return None
         outer = jacobian[:, ~self.is_linear]
-        coupling = projector.T @ outer
-        outer -= projector @ coupling
-        return _Point(where, projector, inner, loss, values, rest, outer, coupling)
+        coupling = left.T @ outer
+        outer -= left @ (share[:, None] * coupling)
+        return _Point(where, left, share, inner, loss, values, rest, outer, coupling)
 
     def _joint(self, point: _Point, step: Tensor, right: Tensor) -> Tensor:
         """The step of all parameters: alpha by ``step``, c by ``-Phi^+ (right + J_alpha step)``."""
         whole = step.new_empty(len(self.is_linear))
         whole[~self.is_linear] = step
-        content = point.coupling @ step + point.projector.T @ right
+        content = point.coupling @ step + point.basis.T @ right
         whole[self.is_linear] = -(point.inner @ content)
         return whole
 
@@ -225,11 +245,10 @@ class VariableProjection:
         self._put(start + PROBE * whole)
         step = whole[~self.is_linear]
         # J d: what alpha changes along Phi, c takes back.
-        along = point.projector @ (point.projector.T @ point.values)
-        slope = point.jacobian @ step - along
+        slope = point.jacobian @ step - point.along(point.values)
         curvature = (2 / PROBE) * ((self._values() - first) / PROBE - slope)
-        flat = curvature - point.projector @ (point.projector.T @ curvature)
-        return believable(self._joint(point, system.solve(flat), curvature), whole)
+        bend = system.solve(curvature - point.along(curvature))
+        return believable(self._joint(point, bend, curvature), whole)
 
     def _values(self) -> Tensor:
         with torch.no_grad():
