@@ -157,20 +157,25 @@ class ResidualEngine:
             for where, cache in points.blocks:
                 tape: list[Record] = []
                 values, _ = self._block(name, points, where, cache, tape)
+                covered = {p for record in tape for p in record.parameters()}
+                by_layers = len(covered) == len(self.parameters)
+                if not by_layers:
+                    # Layers on the tape stand apart from the graph: rows need one without it.
+                    values, _ = self._block(name, points, where, cache)
                 n = len(values)
                 scale = points.weights[where].sqrt()
                 residual[start : start + n * count] = (scale[:, None] * values).detach().flatten()
                 for column in range(count):
                     target = jacobian[start + column : start + n * count : count]
-                    self._fill(target, values[:, column] * scale, tape, column + 1 < count)
+                    scaled = values[:, column] * scale
+                    if by_layers:
+                        self._fill(target, scaled, tape, column + 1 < count)
+                    else:
+                        self._fill_by_rows(target, scaled, batched=not tape)
                 start += n * count
         return residual, jacobian
 
     def _fill(self, target: Tensor, values: Tensor, tape: list[Record], keep: bool) -> None:
-        covered = {p for record in tape for p in record.layer.parameters()}
-        if len(covered) != len(self.parameters):
-            self._fill_by_rows(target, values)
-            return
         adjoints = torch.autograd.grad(
             values.sum(), [r.outputs for r in tape], retain_graph=keep, allow_unused=True
         )
@@ -178,25 +183,30 @@ class ResidualEngine:
             for record, adjoint in zip(tape, adjoints, strict=True):
                 if adjoint is None:
                     continue
-                rows = record.layer.jacobian(record.inputs.detach(), adjoint, len(values))
-                for parameter, block in rows.items():
+                for parameter, block in record.rows(adjoint, len(values)):
                     if parameter in self._offsets:
                         target[:, self._offsets[parameter]] += block
 
-    def _fill_by_rows(self, target: Tensor, values: Tensor) -> None:
-        """For parameters outside linear layers: one backward pass per residual, batched."""
+    def _fill_by_rows(self, target: Tensor, values: Tensor, *, batched: bool) -> None:
+        """For parameters outside linear layers: a backward pass per residual.
+
+        Batched where nothing on the way has an adjoint written by hand, which takes one at a time.
+        """
         identity = torch.eye(len(values), dtype=values.dtype, device=values.device)
-        gradients = torch.autograd.grad(
-            values,
-            self.parameters,
-            grad_outputs=identity,
-            is_grads_batched=True,
-            retain_graph=True,
-            allow_unused=True,
-        )
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            if gradient is not None:
-                target[:, self._offsets[parameter]] = gradient.flatten(1)
+        passes = [(slice(None), identity)] if batched else list(enumerate(identity))
+        for rows, seed in passes:
+            gradients = torch.autograd.grad(
+                values,
+                self.parameters,
+                grad_outputs=seed,
+                is_grads_batched=batched,
+                retain_graph=True,
+                allow_unused=True,
+            )
+            for parameter, gradient in zip(self.parameters, gradients, strict=True):
+                if gradient is not None:
+                    flat = gradient.flatten(1) if batched else gradient.flatten()
+                    target[rows, self._offsets[parameter]] = flat
 
     def _block(
         self,

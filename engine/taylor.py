@@ -27,13 +27,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from .kernels import IN_PLACE, Composition, Factor, InPlace, ScalarRule, Scratch, compose
 
 MultiIndex = tuple[int, ...]
 MAX_ORDER = 4
@@ -100,26 +102,7 @@ class JetAlgebra:
         Returns:
             The bundle of the composed function, same shape.
         """
-        factors = function(bundle[0], self.order)
-        if self.channels == 1:
-            return factors[0].unsqueeze(0)
-        rows = [factors[0]]
-        linear = factors[1] * bundle[1:]
-        for channel, monomials in enumerate(_composition_table(self)[1:], start=1):
-            total = linear[channel - 1]
-            for power, terms in monomials:
-                polynomial = None
-                for coefficient, factors_of_term in terms:
-                    product = bundle[factors_of_term[0]]
-                    for position in factors_of_term[1:]:
-                        product = product * bundle[position]
-                    if coefficient != 1:
-                        product = coefficient * product
-                    polynomial = product if polynomial is None else polynomial + product
-                assert polynomial is not None
-                total = total + factors[power] * polynomial
-            rows.append(total)
-        return torch.stack(rows)
+        return compose(composition(self), function, bundle)
 
     def lift(self, points: Tensor) -> Tensor:
         """The coordinates themselves as a bundle: value and unit first derivatives.
@@ -137,9 +120,6 @@ class JetAlgebra:
             if unit in _positions(self):
                 bundle[self.channel(unit), :, axis] = 1.0
         return bundle
-
-
-ScalarRule = Callable[[Tensor, int], list[Tensor]]
 
 
 def algebra_for(
@@ -199,40 +179,10 @@ def _product_table(algebra: JetAlgebra) -> tuple[tuple[tuple[int, int], ...], ..
     return tuple(table)
 
 
-Monomials = tuple[tuple[int, tuple[tuple[int, tuple[int, ...]], ...]], ...]
-
-
 @lru_cache(maxsize=256)
-def _composition_table(algebra: JetAlgebra) -> tuple[Monomials, ...]:
-    """For every channel: for each power m >= 2 the monomials of ``(f - c_0)^m`` that fall in it.
-
-    Each monomial is ``(coefficient, channels)``, the channels sorted. The powers follow from the
-    product
-    table alone, so collapsed channels need no rule of their own.
-    """
-    products = _product_table(algebra)
-    power: list[Counter[tuple[int, ...]]] = [
-        Counter({(channel,): 1}) if channel else Counter() for channel in range(algebra.channels)
-    ]
-    first = list(power)
-    collected: list[list[tuple[int, tuple[tuple[int, tuple[int, ...]], ...]]]] = [
-        [] for _ in range(algebra.channels)
-    ]
-    for exponent in range(2, algebra.order + 1):
-        following: list[Counter[tuple[int, ...]]] = []
-        for pairs in products:
-            row: Counter[tuple[int, ...]] = Counter()
-            for i, j in pairs:
-                for left, weight in power[i].items():
-                    for right, other in first[j].items():
-                        row[tuple(sorted(left + right))] += weight * other
-            following.append(row)
-        power = following
-        for channel, row in enumerate(power):
-            if row:
-                terms = tuple((weight, monomial) for monomial, weight in sorted(row.items()))
-                collected[channel].append((exponent, terms))
-    return tuple(tuple(row) for row in collected)
+def composition(algebra: JetAlgebra) -> Composition:
+    """How a scalar function acts on bundles of the algebra."""
+    return Composition.of(_product_table(algebra), algebra.order)
 
 
 # Scalar rules: normalised derivatives s^(m)(z)/m!, m = 0..order
@@ -242,16 +192,42 @@ def _composition_table(algebra: JetAlgebra) -> tuple[Monomials, ...]:
 def tanh_rule(z: Tensor, order: int) -> list[Tensor]:
     """Normalised derivatives of tanh from ``s' = 1 - s^2``."""
     s = torch.tanh(z)
-    if order == 0:
-        return [s]
-    d = 1 - s * s
+    square = s * s
+    d = 1 - square
     out = [s, d]
     if order >= 2:
         out.append(-s * d)
     if order >= 3:
-        out.append(d * (s * s - d / 2) * (2 / 3))
+        out.append((3 * square - 1) * d / 3)
     if order >= 4:
-        out.append(s * d * (2 * d - s * s) / 3)
+        out.append((2 / 3 - square) * s * d)
+    if order >= 5:
+        out.append((15 * square * (square - 1) + 2) * d / 15)
+    return _within(out, order, "tanh")[: order + 1]
+
+
+def _write_tanh(z: Tensor, out: Tensor) -> None:
+    """``2 sigmoid(2 z) - 1``: in torch four to six times as fast as tanh.
+
+    Its error is one unit in the last place of 1 rather than of the value.
+    """
+    torch.mul(z, 2, out=out).sigmoid_().mul_(2).sub_(1)
+
+
+def _tanh_factors(s: Tensor, order: int, scratch: Scratch) -> list[Factor]:
+    square = torch.mul(s, s, out=scratch.take())
+    d = torch.neg(square, out=scratch.take()).add_(1)
+    out: list[Factor] = [(d, 1.0)]
+    if order >= 2:
+        sd = torch.mul(s, d, out=scratch.take())
+        out.append((sd, -1.0))
+        if order >= 3:
+            out.append((torch.mul(square, 3, out=scratch.take()).sub_(1).mul_(d), 1 / 3))
+        if order >= 4:
+            out.append((torch.neg(square, out=scratch.take()).add_(2 / 3).mul_(sd), 1.0))
+        if order >= 5:
+            fifth = torch.mul(square, d, out=scratch.take()).mul_(-15).add_(2).mul_(d)
+            out.append((fifth, 1 / 15))
     return _within(out, order, "tanh")
 
 
@@ -281,8 +257,10 @@ def silu_rule(z: Tensor, order: int) -> list[Tensor]:
         d.append(d[2] * (1 - 2 * s) - 2 * d[1] ** 2)
     if order >= 4:
         d.append(d[3] * (1 - 2 * s) - 6 * d[1] * d[2])
+    if order >= 5:
+        d.append(d[4] * (1 - 2 * s) - 8 * d[1] * d[3] - 6 * d[2] ** 2)
     out = [z * s]
-    for m in range(1, min(order, MAX_ORDER) + 1):
+    for m in range(1, min(order, MAX_ORDER + 1) + 1):
         out.append((z * d[m] + m * d[m - 1]) / math.factorial(m))
     return _within(out, order, "silu")
 
@@ -300,11 +278,13 @@ def gelu_rule(z: Tensor, order: int) -> list[Tensor]:
         out.append((z * z - 4) * z * pdf / 6)
     if order >= 4:
         out.append((-(z**4) + 7 * z * z - 4) * pdf / 24)
+    if order >= 5:
+        out.append((z**4 - 11 * z * z + 18) * z * pdf / 120)
     return _within(out, order, "gelu")
 
 
-def _within(out: list[Tensor], order: int, name: str) -> list[Tensor]:
-    if order > MAX_ORDER:
+def _within(out: list[Any], order: int, name: str) -> list[Any]:
+    if order > MAX_ORDER + 1:
         raise NotImplementedError(
             f"the Taylor rule of {name} covers derivatives to order {MAX_ORDER}"
         )
@@ -317,4 +297,6 @@ ACTIVATIONS: dict[str, ScalarRule] = {
     "silu": silu_rule,
     "gelu": gelu_rule,
 }
-"""Rule table: activation name to Taylor rule."""
+"""Rule table: activation name to Taylor rule, to one order more than a bundle carries."""
+
+IN_PLACE[tanh_rule] = InPlace(_write_tanh, _tanh_factors)

@@ -4,21 +4,89 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from ..kernels import affine
+from ..stack import Pass
 from ..taylor import JetAlgebra, value_algebra
 
 
+class Record(Protocol):
+    """A part of a network whose parameter Jacobian follows from the adjoint of its output."""
+
+    @property
+    def outputs(self) -> Tensor:
+        """Output bundle, in the autograd graph."""
+        ...
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """The parameters it accounts for."""
+        ...
+
+    def rows(self, adjoint: Tensor, points: int) -> Iterable[tuple[nn.Parameter, Tensor]]:
+        """Rows of the Jacobian of a point-wise scalar.
+
+        Args:
+            adjoint: derivative of each point's scalar by `outputs`.
+            points: number of points, each of which may occur in several copies.
+
+        Returns:
+            Parameters with shape (points, parameter size) each; to be added up.
+        """
+        ...
+
+
 @dataclass
-class Record:
+class LayerRecord:
     """One use of a linear layer: input and output bundle, both in the autograd graph."""
 
     layer: Linear
     inputs: Tensor
     outputs: Tensor
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """See `Record`."""
+        return self.layer.parameters()
+
+    def rows(self, adjoint: Tensor, points: int) -> Iterable[tuple[nn.Parameter, Tensor]]:
+        """See `Record`."""
+        return self.layer.jacobian(self.inputs.detach(), adjoint, points).items()
+
+
+class ChainRecord:
+    """One use of a chain of layers, which goes through its adjoints itself.
+
+    Args:
+        layers: of the chain.
+        run: its pass, not evaluated yet.
+    """
+
+    def __init__(self, layers: Sequence[Linear], run: Pass) -> None:
+        self.layers = layers
+        self.run = run
+        with torch.no_grad():
+            out = run.forward()
+        self.outputs = out.requires_grad_()
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """See `Record`."""
+        return [parameter for layer in self.layers for parameter in layer.parameters()]
+
+    def rows(self, adjoint: Tensor, points: int) -> Iterable[tuple[nn.Parameter, Tensor]]:
+        """See `Record`."""
+        found: list[tuple[nn.Parameter, Tensor]] = []
+
+        def visit(number: int, inputs: Tensor, adjoint: Tensor) -> None:
+            found.extend(self.layers[number].jacobian(inputs, adjoint, points).items())
+
+        with torch.no_grad():
+            self.run.backward(adjoint, visit)
+        return found
 
 
 @dataclass
@@ -26,10 +94,8 @@ class Context:
     """What travels beside an evaluation.
 
     Attributes:
-        tape: when a list, every linear layer appends a `Record`; per-point parameter Jacobians are
-            read off
-            it (an outer product of a layer's input with the derivative by its output, point by
-            point).
+        tape: when a list, layers append a `Record`; per-point parameter Jacobians are read off it
+            (an outer product of a layer's input with the derivative by its output, point by point).
         cache: when a dict, parts that do not depend on trained parameters are kept in it. A cache
             belongs to
             one set of points and must be dropped with it.
@@ -121,11 +187,9 @@ class Linear(nn.Module):
 
     def forward(self, bundle: Tensor, context: Context | None = None) -> Tensor:
         """Shape (channels, points, inputs) -> (channels, points, outputs)."""
-        outputs = bundle @ self.effective_weight().T
-        if self.bias is not None:
-            outputs[0] += self.bias
+        outputs = affine(bundle, self.effective_weight(), self.bias)
         if context is not None and context.tape is not None:
-            context.tape.append(Record(self, bundle, outputs))
+            context.tape.append(LayerRecord(self, bundle, outputs))
         return outputs
 
     def jacobian(self, inputs: Tensor, adjoint: Tensor, points: int) -> dict[nn.Parameter, Tensor]:

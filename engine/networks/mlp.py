@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
-from ..taylor import ACTIVATIONS, JetAlgebra
+from .. import stack
+from ..taylor import ACTIVATIONS, JetAlgebra, composition
 from .embedding import Embedding
-from .field import Context, Field, Linear
+from .field import ChainRecord, Context, Field, Linear
 
 
 class Mlp(Field):
@@ -57,6 +60,7 @@ class Mlp(Field):
         )
         self.encoders = nn.ModuleList(layer(features, width) for _ in range(2 if gated else 0))
         self.readout = Linear(width, outputs, generator=generator)
+        self._workspace = stack.Workspace()
 
     def jet(self, points: Tensor, algebra: JetAlgebra, context: Context | None = None) -> Tensor:
         """See `Field.jet`."""
@@ -64,6 +68,8 @@ class Mlp(Field):
         features = context.constant(
             self, algebra, "features", lambda: self._features(points, algebra, context)
         )
+        if algebra.channels > 1 and not self.encoders and not features.requires_grad:
+            return self._chain(features, algebra, context)
         gates = [
             algebra.apply(self.activation, encoder(features, context)) for encoder in self.encoders
         ]
@@ -73,6 +79,18 @@ class Mlp(Field):
             if gates:
                 state = gates[0] + algebra.multiply(state, gates[1] - gates[0])
         return self.readout(state, context)
+
+    def _chain(self, features: Tensor, algebra: JetAlgebra, context: Context) -> Tensor:
+        layers = [cast(Linear, layer) for layer in (*self.hidden, self.readout)]
+        pairs = [(layer.effective_weight(), cast(Tensor, layer.bias)) for layer in layers]
+        plan = composition(algebra)
+        if context.tape is None:
+            return stack.evaluate(plan, self.activation, pairs, features, self._workspace)
+        record = ChainRecord(
+            layers, stack.Pass(plan, self.activation, pairs, features, self._workspace)
+        )
+        context.tape.append(record)
+        return record.outputs
 
     def _features(self, points: Tensor, algebra: JetAlgebra, context: Context) -> Tensor:
         features = self.embedding.jet(points, algebra)

@@ -68,8 +68,7 @@ def rows_from_tape(
     adjoints = torch.autograd.grad(values.sum(), [r.outputs for r in tape], retain_graph=True)
     rows = {p: torch.zeros(len(values), p.numel(), dtype=values.dtype) for p in parameters}
     for record, adjoint in zip(tape, adjoints, strict=True):
-        blocks = record.layer.jacobian(record.inputs.detach(), adjoint, len(values))
-        for parameter, block in blocks.items():
+        for parameter, block in record.rows(adjoint, len(values)):
             rows[parameter] += block
     return torch.cat([rows[p] for p in parameters], dim=1)
 

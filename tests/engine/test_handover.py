@@ -125,7 +125,8 @@ def test_reflected_fields_have_their_parities() -> None:
     bundle = field.jet(mirror, algebra)
     for order in range(5):
         vanishing, other = bundle[algebra.channel((order, 0))].abs().amax(0).roll(order % 2)[[1, 0]]
-        assert vanishing == 0 and other > 1e-2
+        # Equal rows of a matrix product may differ by rounding, depending on where they stand.
+        assert vanishing <= 1e-15 * other and other > 1e-2
 
 
 @pytest.mark.parametrize("laplacian", [(), (0, 1)])
