@@ -18,6 +18,7 @@ by a weight matrix is the outer product of the layer's input and adjoint bundles
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -29,11 +30,13 @@ from ..problems.conditions import Condition
 from ..problems.equation import Equation, Namespace, evaluate
 from ..problems.problem import Problem
 from .functions import TORCH
-from .networks.field import Context, Field, Record
+from .networks.field import Context, Field, Linear, Record
 from .taylor import JetAlgebra, MultiIndex, algebra_for
 
-BLOCK = 1024
-"""Points per block: a bundle of a 64-wide layer then stays within a megabyte or two of cache."""
+BUNDLE_BYTES = 2**20
+"""Largest bundle of a layer on a processor: with its adjoint and products it stays in cache."""
+LEAST_BLOCK, LARGEST_BLOCK = 256, 4096
+"""Points per block on a processor; below, calls cost more than arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,14 @@ class PointSet:
     points: Tensor
     weights: Tensor
     targets: Tensor | None = None
-    blocks: list[tuple[slice, dict]] = field(init=False)
+    _blocks: dict[int, list[tuple[slice, dict]]] = field(init=False, default_factory=dict)
 
-    def __post_init__(self) -> None:
-        n = len(self.points)
-        self.blocks = [(slice(i, min(i + BLOCK, n)), {}) for i in range(0, n, BLOCK)]
+    def blocks(self, size: int) -> list[tuple[slice, dict]]:
+        """Consecutive blocks of a size, each with a store for what is constant on its points."""
+        if size not in self._blocks:
+            n = len(self.points)
+            self._blocks[size] = [(slice(i, min(i + size, n)), {}) for i in range(0, n, size)]
+        return self._blocks[size]
 
 
 class ResidualEngine:
@@ -108,6 +114,20 @@ class ResidualEngine:
             self._offsets[parameter] = slice(start, start + parameter.numel())
             start += parameter.numel()
         self.parameter_count = start
+        linear = [m.weight.shape[0] for m in field.modules() if isinstance(m, Linear)]
+        self._width = max(linear, default=64)
+
+    def block_size(self, term: str) -> int:
+        """Points evaluated at a time.
+
+        On a processor as many as keep a layer's bundle in cache, on a GPU all of them.
+        """
+        reference = self.parameters[0] if self.parameters else None
+        if reference is None or reference.device.type != "cpu":
+            return 2**30
+        bytes_per_point = self.algebra(term).channels * self._width * reference.element_size()
+        size = 2 ** int(math.log2(max(BUNDLE_BYTES / bytes_per_point, 1)))
+        return min(max(size, LEAST_BLOCK), LARGEST_BLOCK)
 
     def algebra(self, term: str) -> JetAlgebra:
         """Taylor algebra a term is evaluated in."""
@@ -117,7 +137,10 @@ class ResidualEngine:
         """Residuals of every term: name to (points, residuals per point)."""
         return {
             name: torch.cat(
-                [self._block(name, points, where, cache)[0] for where, cache in points.blocks]
+                [
+                    self._block(name, points, where, cache)[0]
+                    for where, cache in points.blocks(self.block_size(name))
+                ]
             )
             for name, points in batch.items()
         }
@@ -129,6 +152,28 @@ class ResidualEngine:
             for name, values in self.residuals(batch).items()
         }
         return torch.stack(list(shares.values())).sum(), shares
+
+    def loss_and_gradient(self, batch: Mapping[str, PointSet]) -> tuple[float, Tensor]:
+        """The weighted sum of squares and its gradient, block by block.
+
+        Only one block's bundles are alive at a time.
+
+        Returns:
+            The loss and the gradient by the trained parameters, shape (P,).
+        """
+        reference = self.parameters[0]
+        total = reference.new_zeros(())
+        flat = reference.new_zeros(self.parameter_count)
+        for name, points in batch.items():
+            for where, cache in points.blocks(self.block_size(name)):
+                values, _ = self._block(name, points, where, cache)
+                loss = (points.weights[where][:, None] * values.square()).sum()
+                total += loss.detach()
+                gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+                for parameter, gradient in zip(self.parameters, gradients, strict=True):
+                    if gradient is not None:
+                        flat[self._offsets[parameter]] += gradient.flatten()
+        return float(total), flat
 
     def row_vector(self, batch: Mapping[str, PointSet]) -> Tensor:
         """All residuals scaled by the root of their weights, shape (m,): the loss is its square."""
@@ -147,14 +192,14 @@ class ResidualEngine:
         """
         rows = sum(len(points.points) * self.terms[name].count for name, points in batch.items())
         reference = self.parameters[0]
-        jacobian = torch.zeros(
+        jacobian = torch.empty(
             rows, self.parameter_count, dtype=reference.dtype, device=reference.device
         )
         residual = torch.empty(rows, dtype=reference.dtype, device=reference.device)
         start = 0
         for name, points in batch.items():
             count = self.terms[name].count
-            for where, cache in points.blocks:
+            for where, cache in points.blocks(self.block_size(name)):
                 tape: list[Record] = []
                 values, _ = self._block(name, points, where, cache, tape)
                 covered = {p for record in tape for p in record.parameters()}
@@ -179,13 +224,19 @@ class ResidualEngine:
         adjoints = torch.autograd.grad(
             values.sum(), [r.outputs for r in tape], retain_graph=keep, allow_unused=True
         )
+        untouched = set(self.parameters)
         with torch.no_grad():
             for record, adjoint in zip(tape, adjoints, strict=True):
                 if adjoint is None:
                     continue
                 for parameter, block in record.rows(adjoint, len(values)):
-                    if parameter in self._offsets:
+                    if parameter in untouched:
+                        target[:, self._offsets[parameter]] = block
+                        untouched.remove(parameter)
+                    elif parameter in self._offsets:
                         target[:, self._offsets[parameter]] += block
+            for parameter in untouched:
+                target[:, self._offsets[parameter]] = 0
 
     def _fill_by_rows(self, target: Tensor, values: Tensor, *, batched: bool) -> None:
         """For parameters outside linear layers: a backward pass per residual.
@@ -204,9 +255,11 @@ class ResidualEngine:
                 allow_unused=True,
             )
             for parameter, gradient in zip(self.parameters, gradients, strict=True):
-                if gradient is not None:
-                    flat = gradient.flatten(1) if batched else gradient.flatten()
-                    target[rows, self._offsets[parameter]] = flat
+                place = self._offsets[parameter]
+                if gradient is None:
+                    target[rows, place] = 0
+                else:
+                    target[rows, place] = gradient.flatten(int(batched))
 
     def _block(
         self,

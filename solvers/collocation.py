@@ -23,7 +23,6 @@ from ..engine.networks.mlp import Mlp
 from ..engine.optimizers.first_order import Adam
 from ..engine.optimizers.gauss_newton import GaussNewton
 from ..engine.optimizers.least_squares import require_memory
-from ..engine.optimizers.objective import objective_of
 from ..engine.optimizers.quasi_newton import DenseInverse, LimitedInverse, QuasiNewton
 from ..engine.optimizers.soap import Soap
 from ..engine.optimizers.spring import Spring
@@ -302,7 +301,10 @@ class Collocation:
                 GaussNewton | VariableProjection | Spring | QuasiNewton | Soap | Adam
             ) = self._least_squares(chosen, stage)
             return
-        objective = objective_of(lambda: self.engine.loss(self.batch)[0], parameters)
+
+        def objective() -> tuple[float, Tensor]:
+            return self.engine.loss_and_gradient(self.batch)
+
         if isinstance(chosen, settings.QuasiNewton):
             size = self.engine.parameter_count
             if size > LARGEST_INVERSE:

@@ -139,3 +139,26 @@ def test_gauss_newton_converges_quadratically_on_a_zero_residual_problem(form):
         point.copy_(torch.tensor([-1.2, 1.0]))
     twin = GaussNewton([point], residuals, wrong, form=form)
     assert min(twin.step() for _ in range(40)) > 1e-12
+
+
+@pytest.mark.parametrize("name, settings", CASES)
+def test_loss_and_gradient_by_blocks_are_those_of_the_whole(name, settings, monkeypatch):
+    member = trainer(name, settings)
+    engine = member.engine
+    loss = engine.loss(member.batch)[0]
+    whole = torch.autograd.grad(loss, engine.parameters, allow_unused=True)
+    wanted = torch.cat(
+        [
+            (torch.zeros_like(p) if g is None else g).flatten()
+            for p, g in zip(engine.parameters, whole, strict=True)
+        ]
+    )
+    for size in (7, 1000):
+        monkeypatch.setattr(ResidualEngine, "block_size", lambda self, term, size=size: size)
+        value, gradient = engine.loss_and_gradient(member.batch)
+        assert value == pytest.approx(float(loss.detach()), rel=1e-13)
+        assert (gradient - wanted).abs().max() <= 1e-13 * wanted.abs().max()
+    r, jacobian = engine.linearise(member.batch)
+    assert (2 * jacobian.T @ r - wanted).abs().max() <= 1e-11 * wanted.abs().max()
+    # Wrong twin: without the factor 2 of the square.
+    assert (jacobian.T @ r - wanted).abs().max() > 0.1 * wanted.abs().max()
