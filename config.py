@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import yaml_source
 from .errors import ConfigurationError
 from .overrides import Override, merged
-from .solvers import BACKENDS
-from .solvers.options import CausalOptions, Fixed, PinnOptions, SolverOptions
+from .solvers import BACKENDS, any_options
+from .solvers.options import BackendOptions, SolverOptions
 from .typed import build, build_variant, nearest, option, plain
 from .yaml_source import YamlSource
 
@@ -104,7 +104,7 @@ class Case:
     """
 
     problem: Problem
-    solver: SolverOptions
+    solver: BackendOptions
     run: RunOptions
     source: str = field(default="", compare=False)
 
@@ -334,12 +334,21 @@ def _case(problem: Problem, data: Mapping[str, Any], source: str) -> Case:
             path=("solver", "name"),
             advice=advice,
         )
-    if run.budget is None and run.steps is None and solver.optimizer[-1].steps is None:
+    if run.budget is None and run.steps is None and solver.stages[-1].steps is None:
         raise ConfigurationError(
             "without a budget the run needs another end",
             path=("run", "budget"),
             advice="write 'steps: 10000' beside it",
         )
+    if isinstance(solver, SolverOptions):
+        _check_collocation(problem, solver)
+    _check_weights(problem, solver)
+    _check_reference(problem)
+    return Case(problem, solver, run, source)
+
+
+def _check_collocation(problem: Problem, solver: SolverOptions) -> None:
+    """What only the problem can vouch for: windows, networks, names of conditions."""
     if solver.windows > 1 and (reason := BACKENDS["causal"].accepts(problem)):
         raise ConfigurationError(
             f"time windows do not apply to this problem: {reason}",
@@ -354,16 +363,14 @@ def _case(problem: Problem, data: Mapping[str, Any], source: str) -> Case:
             found="spectral",
             advice="write mlp",
         )
-    _check_reference(problem)
     _check_names(problem, solver)
-    return Case(problem, solver, run, source)
 
 
-def _read_solver(value: Any) -> SolverOptions:
+def _read_solver(value: Any) -> BackendOptions:
     if not isinstance(value, Mapping | str):
         advice = f"write one of: {', '.join(BACKENDS)}; or a mapping with its name and settings"
         raise ConfigurationError("", path=("solver",), found=value, advice=advice)
-    return build_variant(PinnOptions | CausalOptions, value, ("solver",))
+    return build_variant(any_options(), value, ("solver",))
 
 
 def _check_reference(problem: Problem) -> None:
@@ -397,14 +404,18 @@ def _check_names(problem: Problem, solver: SolverOptions) -> None:
                 raise ConfigurationError(
                     "no space coordinate has this name", path=path, advice=nearest(name, space)
                 )
-    if isinstance(solver.weighting, Fixed):
-        terms = ("residual", *KINDS, *conditions)
-        for name in solver.weighting.values:
-            if name not in terms:
-                path = ("solver", "weighting", "values", name)
-                raise ConfigurationError(
-                    "no term of the loss has this name", path=path, advice=nearest(name, terms)
-                )
+
+
+def _check_weights(problem: Problem, solver: BackendOptions) -> None:
+    """Names of the terms that are given a weight."""
+    conditions = (condition.name for condition in problem.conditions)
+    terms = dict.fromkeys(("residual", *KINDS, *conditions))
+    for name in solver.weights:
+        if name not in terms:
+            path = ("solver", "weighting", "values", name)
+            raise ConfigurationError(
+                "no term of the loss has this name", path=path, advice=nearest(name, terms)
+            )
 
 
 def _locate(

@@ -14,7 +14,8 @@ from .problems import registry
 from .problems.equation import Equation
 from .problems.problem import Problem
 from .solvers import BACKENDS
-from .solvers.options import Network, SolverOptions
+from .solvers.deepxde.options import DeepxdeOptions
+from .solvers.options import BackendOptions, SolverOptions
 
 __all__ = ["plan", "problem_sheet", "table"]
 
@@ -109,28 +110,15 @@ def plan(case: Case, folder: Path) -> str:
     budget = "none" if run.budget is None else f"{run.budget:g} s"
     stages = ", ".join(
         stage.name + (f" ({stage.steps} steps)" if stage.steps else "")
-        for stage in solver.optimizer
+        for stage in solver.stages
     )
-    windows = f", time windows: {solver.windows}" if solver.windows > 1 else ""
-    network = solver.network
-    points = solver.points
     rows = [
         [
             "problem",
             f"{problem.name}: {'; '.join(equation.text for equation in problem.equations)}",
         ],
         ["conditions", "; ".join(f"{name}: {text}" for name, text in _conditions(problem))],
-        ["backend", f"{solver.name}{windows}"],
-        [
-            "network",
-            f"{network.kind}, {network.depth} x {network.width} {network.activation}, "
-            f"about {_size(problem, solver)} parameters",
-        ],
-        [
-            "points",
-            f"{points.interior} interior, {points.boundary} a face, {points.initial} initial "
-            f"({points.sampler})",
-        ],
+        *_method(problem, solver),
         ["optimizer", stages],
         ["run", f"seed {run.seed}, {run.dtype}, device {run.device}, budget {budget}"],
         ["reference", str(problem.reference_spec.get("method", "auto"))],
@@ -140,15 +128,46 @@ def plan(case: Case, folder: Path) -> str:
     return columns(rows) + "\nNothing was computed and nothing was written (--dry-run)."
 
 
+def _method(problem: Problem, solver: BackendOptions) -> list[list[str]]:
+    """Backend, network and points."""
+    if isinstance(solver, SolverOptions):
+        windows = f", time windows: {solver.windows}" if solver.windows > 1 else ""
+        kind, size, boundary = solver.network.kind, _size(problem, solver), "a face"
+    else:
+        assert isinstance(solver, DeepxdeOptions)
+        inputs = len(problem.coordinates)
+        windows, kind, boundary = "", "FNN", "on the boundary"
+        size = _parameters(inputs, solver.network.width, solver.network.depth, problem)
+    network, points = solver.network, solver.points
+    return [
+        ["backend", f"{solver.name}{windows}"],
+        [
+            "network",
+            f"{kind}, {network.depth} x {network.width} {network.activation}, "
+            f"about {size} parameters",
+        ],
+        [
+            "points",
+            f"{points.interior} interior, {points.boundary} {boundary}, {points.initial} initial "
+            f"({points.sampler})",
+        ],
+    ]
+
+
+def _parameters(inputs: int, width: int, depth: int, problem: Problem) -> int:
+    """Weights and biases of a multilayer perceptron."""
+    widths = [inputs, *[width] * depth, len(problem.fields)]
+    return sum((a + 1) * b for a, b in zip(widths, widths[1:], strict=False))
+
+
 def _size(problem: Problem, solver: SolverOptions) -> int:
     """Parameters of the field, before symmetries and hard conditions take any away."""
-    network: Network = solver.network
+    network = solver.network
     inputs = sum(
         2 * network.harmonics if name in problem.periodic else 1 for name in problem.coordinates
     )
     inputs = 2 * network.fourier or inputs
-    widths = [inputs, *[network.width] * network.depth, len(problem.fields)]
-    total = sum((a + 1) * b for a, b in zip(widths, widths[1:], strict=False))
+    total = _parameters(inputs, network.width, network.depth, problem)
     return total + (2 * (inputs + 1) * network.width if network.kind == "modified_mlp" else 0)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from .config import NAME, RunOptions
 from .problems import registry
-from .solvers.options import CausalOptions, PinnOptions
+from .solvers import any_options
 from .typed import schema
 
 __all__ = ["json_schema"]
@@ -26,7 +26,7 @@ _CONSTANT = {
 
 def json_schema() -> dict[str, Any]:
     """The schema (draft 2020-12) of a whole case."""
-    solver = schema(PinnOptions | CausalOptions)
+    solver = schema(any_options())
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Residua case",

@@ -52,19 +52,21 @@ class Progress:
         terms: its share by term.
         extra: where the trainer stands, for the progress line.
         done: nothing is left to do.
+        steps: optimiser steps that were made.
     """
 
     loss: float
     terms: Mapping[str, float] = field(default_factory=dict)
     extra: str = ""
     done: bool = False
+    steps: int = 1
 
 
 class Trainer(Protocol):
     """What the loop drives."""
 
     def step(self, seconds_left: float) -> Progress:
-        """Advance by one optimiser step."""
+        """Advance by one optimiser step, or by the few that `Progress.steps` tells."""
         ...
 
     def soften(self) -> None:
@@ -224,7 +226,8 @@ def fit(
                     save_and_stop()
                 continue
             good = candidate or good
-            record.step += 1
+            before = record.step
+            record.step += progress.steps
             now = time.monotonic()
             record.seconds = now - began
             if progress.done:
@@ -237,8 +240,8 @@ def fit(
             )
             due = now - logged >= min(LOG_SECONDS, LOG_SHARE * record.seconds)
             if log_every:
-                due = record.step % log_every == 0
-            if due or last or record.step == 1:
+                due = record.step // log_every > before // log_every
+            if due or last or before == 0:
                 logged = now
                 estimate = error()
                 entry = _entry(record, progress, estimate)

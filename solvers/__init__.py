@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 from . import accepts, options
+from .deepxde.options import DeepxdeOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..problems.problem import Problem
 
-__all__ = ["BACKENDS", "Backend"]
+__all__ = ["BACKENDS", "Backend", "any_options"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Backend:
         title: one line for lists.
         module: module of this package that holds the class.
         attribute: name of the class in it.
-        options: its settings.
+        options: its settings, a subclass of `options.BackendOptions`.
         accepts: None if the backend can solve the problem, else the reason why not, as a sentence.
     """
 
@@ -65,5 +66,18 @@ BACKENDS: Mapping[str, Backend] = {
             options.CausalOptions,
             accepts.causal,
         ),
+        Backend(
+            "deepxde",
+            "DeepXDE with its documented settings, in a process of its own",
+            "deepxde.trainer",
+            "Deepxde",
+            DeepxdeOptions,
+            accepts.deepxde,
+        ),
     )
 }
+
+
+def any_options() -> Any:
+    """Union of the settings of all backends, as `residua.typed` reads and describes it."""
+    return Union[tuple(backend.options for backend in BACKENDS.values())]  # noqa: UP007

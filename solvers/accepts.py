@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..problems.problem import Problem
 
-__all__ = ["causal", "pinn"]
+__all__ = ["causal", "deepxde", "pinn"]
 
 # The truncated Taylor algebra of the engine carries derivatives of this total order.
 HIGHEST_ORDER = 4
@@ -32,4 +32,16 @@ def causal(problem: Problem) -> str | None:
         return "no equation holds a time derivative"
     if problem.time in problem.periodic:
         return "the problem is periodic in time, so there is no first moment"
+    return pinn(problem)
+
+
+def deepxde(problem: Problem) -> str | None:
+    """DeepXDE in another process: what can be told it as text, and measured by the engine here."""
+    stated = [*problem.equations, *(e for c in problem.conditions for e in c.equations)]
+    for equation in stated:
+        if equation.tree is None:
+            return (
+                f"'{equation.text}' is a Python function that is no expression, and DeepXDE, in a "
+                "process of its own, is told the problem as text"
+            )
     return pinn(problem)

@@ -13,7 +13,14 @@ from ..engine.networks.ansatz import Windows
 from ..engine.networks.field import Field
 from ..errors import DataError
 from ..problems.problem import Problem
+from . import BACKENDS
 from .options import SolverOptions
+
+
+def collocation_options(case: Case) -> SolverOptions:
+    """The settings of a case whose backend trains by collocation."""
+    assert isinstance(case.solver, SolverOptions), f"{case.solver.name} does not"
+    return case.solver
 
 
 def architecture(options: SolverOptions) -> Architecture:
@@ -62,7 +69,7 @@ def window_field(
     case: Case, window: int, previous: Field | None, *, restore: bool = False
 ) -> Constrained:
     """The field of one time window, freshly initialised from the seed of the run."""
-    options: SolverOptions = case.solver
+    options = collocation_options(case)
     edges = window_edges(case.problem, options)
     generator = torch.Generator().manual_seed((case.run.seed * 1_000_003 + window) % 2**63)
     built = constrain(
@@ -82,7 +89,7 @@ def window_field(
 
 def join(case: Case, fields: list[Field]) -> Field:
     """The fields of the windows solved so far, as one."""
-    edges = window_edges(case.problem, case.solver)
+    edges = window_edges(case.problem, collocation_options(case))
     if edges is None or len(fields) == 1:
         return fields[0]
     assert case.problem.time is not None
@@ -91,7 +98,16 @@ def join(case: Case, fields: list[Field]) -> Field:
 
 
 def build_field(case: Case, architecture: Mapping[str, Any]) -> Field:
-    """The field of a finished run with weights still to be loaded.
+    """The field of a finished run of any backend, with weights still to be loaded.
+
+    Raises:
+        DataError: the architecture does not fit the case.
+    """
+    return BACKENDS[case.solver.name].load().rebuild(case, architecture)
+
+
+def rebuild_windows(case: Case, architecture: Mapping[str, Any]) -> Field:
+    """The fields of all time windows of a finished run, as one, with weights still to be loaded.
 
     Args:
         case: its configuration.
@@ -101,7 +117,7 @@ def build_field(case: Case, architecture: Mapping[str, Any]) -> Field:
         DataError: the number of windows does not fit the case.
     """
     count = architecture.get("windows")
-    most = case.solver.windows
+    most = collocation_options(case).windows
     if not isinstance(count, int) or not 1 <= count <= most:
         raise DataError(f"windows: found {count!r}; the case has {most}")
     fields: list[Field] = []

@@ -32,7 +32,8 @@ from ..engine.taylor import algebra_for, value_and_slopes
 from ..engine.weighting import Causal, Fixed, GradientNorm, slab_means
 from ..errors import ConfigurationError, ResourceError
 from . import options as settings
-from .build import join, window_edges, window_field
+from .build import collocation_options, join, rebuild_windows, window_edges, window_field
+from .trainer import Present
 
 CANDIDATES = 4
 """Candidates per collocation point in residual-adaptive sampling."""
@@ -62,11 +63,11 @@ class Collocation:
     ) -> None:
         self.case = case
         self.problem = case.problem
-        self.options: settings.SolverOptions = case.solver
+        self.options = collocation_options(case)
         self.device = device
         self.dtype = torch.float32 if case.run.dtype == "float32" else torch.float64
         self.causal_settings = causal
-        self.edges = window_edges(case.problem, case.solver)
+        self.edges = window_edges(case.problem, self.options)
         self.windows = 1 if self.edges is None else len(self.edges) - 1
         self.finished: list[Field] = []
         self.trained: list[float] = []
@@ -81,16 +82,40 @@ class Collocation:
         """The solution as far as it goes."""
         return join(self.case, [*self.finished, self.current.field])
 
+    rebuild = staticmethod(rebuild_windows)
+
     @property
     def architecture(self) -> dict[str, Any]:
-        """What `build_field` needs to rebuild it."""
-        return {"windows": len(self.finished) + 1}
+        """What `rebuild` needs to rebuild it."""
+        return {"windows": self.reached}
+
+    @property
+    def reached(self) -> int:
+        """Time windows that were begun."""
+        return len(self.finished) + 1
+
+    @property
+    def present(self) -> Present:
+        """The window that is trained now."""
+        return Present(self.window, self.current.bounds, self.current.field)
+
+    @property
+    def parameter_count(self) -> int:
+        """Trained parameters of a window."""
+        return self.engine.parameter_count
 
     @property
     def residual_count(self) -> int:
         """Residuals whose squares are summed."""
         terms = self.engine.terms
         return sum(len(p.points) * terms[name].count for name, p in self.batch.items())
+
+    def report(self) -> dict[str, Any]:
+        """Nothing but what every backend reports."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing is held."""
 
     def step(self, seconds_left: float) -> Progress:
         """One optimiser step; moves on to the next stage, epsilon or window where one is over."""

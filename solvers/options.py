@@ -5,15 +5,16 @@ Nothing here imports torch: a wrong setting must be reported before anything hea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from ..errors import ConfigurationError
 from ..typed import option
 
 __all__ = [
     "Adam",
+    "BackendOptions",
     "CausalOptions",
     "CausalWeights",
     "Fixed",
@@ -27,6 +28,8 @@ __all__ = [
     "QuasiNewton",
     "Soap",
     "SolverOptions",
+    "Spring",
+    "Stage",
     "Weighting",
 ]
 
@@ -288,9 +291,46 @@ class CausalWeights:
             )
 
 
+class Stage(Protocol):
+    """One optimiser of a training that goes through several."""
+
+    @property
+    def name(self) -> str:
+        """Of the optimiser."""
+        ...
+
+    @property
+    def steps(self) -> int | None:
+        """Largest number of steps; None for as many as the budget allows."""
+        ...
+
+
 @dataclass(frozen=True)
-class SolverOptions:
-    """What every network backend is told; a case chooses one of the classes below by `name`."""
+class BackendOptions:
+    """What a backend is told; a case chooses one of its subclasses by `name`."""
+
+    name: str = option("", "the backend")
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """The optimisers in the order they are used."""
+        raise NotImplementedError
+
+    @property
+    def planned_steps(self) -> int | None:
+        """Optimiser steps after which the training ends at the latest; None for no limit."""
+        steps = [stage.steps for stage in self.stages]
+        return None if None in steps else sum(number for number in steps if number is not None)
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Constant weights of the loss terms, by name or kind; 1 where not given."""
+        return {}
+
+
+@dataclass(frozen=True)
+class SolverOptions(BackendOptions):
+    """What the backends that train by collocation are told."""
 
     name: str = option("", "the backend")
     network: Network = option(Network, "the field that is trained")
@@ -337,6 +377,22 @@ class SolverOptions:
                     path=("optimizer", position),
                     advice=f"write {{name: {stage.name}, steps: 1000}}",
                 )
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """See `BackendOptions.stages`; each time window goes through all of them."""
+        return self.optimizer
+
+    @property
+    def planned_steps(self) -> int | None:
+        """See `BackendOptions.planned_steps`."""
+        steps = super().planned_steps
+        return None if steps is None else self.windows * steps
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """See `BackendOptions.weights`."""
+        return self.weighting.values if isinstance(self.weighting, Fixed) else {}
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from . import BACKENDS
 from .folder import CONFIGURATION, clear
 from .solution import Solution
 from .summary import peak_memory_mib
+from .trainer import SolverTrainer
 
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 HIDDEN = 10.0
@@ -107,7 +108,18 @@ def _train(
     backend = BACKENDS[case.solver.name]
     folder.mkdir(parents=True, exist_ok=True)
     reference = _reference(case, reporter)
-    trainer = backend.load()(case, device)
+    with contextlib.closing(backend.load()(case, device)) as trainer:
+        return _train_with(trainer, case, reference, folder, resume, reporter)
+
+
+def _train_with(
+    trainer: SolverTrainer,
+    case: Case,
+    reference: Reference | None,
+    folder: Path,
+    resume: bool,
+    reporter: Reporter,
+) -> Outcome:
     record = Record()
     if not resume:
         clear(folder)
@@ -121,9 +133,9 @@ def _train(
     for note in [*trainer.notes, *_notes(case, trainer)]:
         reporter.message(f"note: {note}")
     reporter.start(
-        f"{case.problem.name} by {backend.name}, {trainer.engine.parameter_count} parameters",
+        f"{case.problem.name} by {case.solver.name}, {trainer.parameter_count} parameters",
         case.run.budget,
-        _planned_steps(case, trainer.windows),
+        _planned_steps(case),
         seconds=record.seconds,
         steps=record.step,
     )
@@ -137,24 +149,23 @@ def _train(
             steps=case.run.steps,
             checkpoint_every=case.run.checkpoint_every,
             log_every=10 if case.run.deterministic else None,
-            error=_estimator(case, trainer, reference),
+            error=_estimator(trainer, reference),
         )
     except DivergedError:
         reporter.finish()
-        _write(case, trainer, record, Status.DIVERGED, reference, folder, reporter, device)
+        _write(case, trainer, record, Status.DIVERGED, reference, folder, reporter)
         raise
     reporter.finish()
-    return _write(case, trainer, record, status, reference, folder, reporter, device)
+    return _write(case, trainer, record, status, reference, folder, reporter)
 
 
-def _notes(case: Case, trainer: Any) -> list[str]:
+def _notes(case: Case, trainer: SolverTrainer) -> list[str]:
     """What a person should know before a long run."""
     notes = []
-    engine = trainer.engine
-    rows = sum(len(p.points) * engine.terms[name].count for name, p in trainer.batch.items())
-    if rows < engine.parameter_count:
+    rows = trainer.residual_count
+    if rows < trainer.parameter_count:
         notes.append(
-            f"{rows} residuals for {engine.parameter_count} parameters: between the points the "
+            f"{rows} residuals for {trainer.parameter_count} parameters: between the points the "
             "equation is free to fail; raise solver.points.interior"
         )
     if case.run.deterministic and case.run.budget is not None:
@@ -164,13 +175,12 @@ def _notes(case: Case, trainer: Any) -> list[str]:
 
 def _write(
     case: Case,
-    trainer: Any,
+    trainer: SolverTrainer,
     record: Record,
     status: Status,
     reference: Reference | None,
     folder: Path,
     reporter: Reporter,
-    device: torch.device,
 ) -> Outcome:
     residuals = trainer.residuals()
     field = trainer.field.requires_grad_(False)
@@ -184,20 +194,21 @@ def _write(
             "solver": case.solver.name,
             "seconds": record.seconds,
             "steps": record.step,
-            "trained_parameters": trainer.engine.parameter_count,
+            "trained_parameters": trainer.parameter_count,
             "windows": trainer.windows,
             "loss": record.history[-1]["loss"] if record.history else None,
             "peak_memory_mib": peak_memory_mib(),
-            "device": str(device),
+            "device": str(trainer.device),
             "threads": torch.get_num_threads(),
             "config_digest": case.digest(),
             "notes": list(trainer.notes),
             "residual": residuals,
             "architecture": trainer.architecture,
+            **trainer.report(),
         },
         case,
     )
-    reached = len(trainer.finished) + 1
+    reached = trainer.reached
     if reached < trainer.windows and status is not Status.DIVERGED:
         reporter.message(
             f"only {reached} of {trainer.windows} time windows were reached; "
@@ -327,28 +338,23 @@ def _reference(case: Case, reporter: Reporter) -> Reference | None:
     return reference
 
 
-def _planned_steps(case: Case, windows: int) -> int | None:
+def _planned_steps(case: Case) -> int | None:
     """Steps after which the run ends at the latest, if any number is given."""
-    stages = [stage.steps for stage in case.solver.optimizer]
-    limits = [case.run.steps] if case.run.steps else []
-    if None not in stages:
-        limits.append(windows * sum(steps for steps in stages if steps is not None))
-    return min(limits, default=None)
+    limits = (case.run.steps, case.solver.planned_steps)
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
-def _estimator(case: Case, trainer: Any, reference: Reference | None) -> Callable[[], float | None]:
+def _estimator(trainer: SolverTrainer, reference: Reference | None) -> Callable[[], float | None]:
     """Relative L2 error on a few points of the present window; shown, never acted on."""
     if reference is None:
         return lambda: None
     known: dict[int, tuple[torch.Tensor, np.ndarray]] = {}
 
     def estimate() -> float | None:
-        window = trainer.window
+        window, bounds, field = trainer.present
         if window not in known:
             rng = np.random.default_rng(window)
-            points = np.stack(
-                [rng.uniform(low, high, 256) for low, high in trainer.current.bounds], 1
-            )
+            points = np.stack([rng.uniform(low, high, 256) for low, high in bounds], 1)
             known.clear()
             known[window] = (
                 torch.as_tensor(points).to(trainer.device, trainer.dtype),
@@ -356,7 +362,7 @@ def _estimator(case: Case, trainer: Any, reference: Reference | None) -> Callabl
             )
         points, truth = known[window]
         with torch.no_grad():
-            values = trainer.current.field(points).cpu().double().numpy()
+            values = field(points).cpu().double().numpy()
         size = float(np.linalg.norm(truth))
         return float(np.linalg.norm(values - truth)) / size if size else None
 
