@@ -142,9 +142,7 @@ class GaussNewton:
         True, "bend each step by the second derivative along it (geodesic acceleration)"
     )
     variable_projection: bool = option(
-        False,
-        "solve for the linear read-out of the network by least squares in every step; where the "
-        "solution oscillates, as a second stage",
+        False, "solve for the linear read-out of the network by least squares in every step"
     )
 
     def __post_init__(self) -> None:

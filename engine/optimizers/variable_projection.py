@@ -5,10 +5,6 @@ of a network, every alpha has a best c, found by linear least squares. What is l
 alpha alone, ``r_P(alpha) = (I - Phi Phi^+) r`` with ``Phi = dr/dc`` (Golub and Pereyra, SIAM J.
 Numer. Anal. 10, 1973), whose Jacobian is taken as ``(I - Phi Phi^+) dr/dalpha`` (Kaufman, BIT 15,
 1975): the term left out is of second order in ``r_P`` and does not enter the gradient.
-
-It starts from features that can say something about the solution. Where they cannot (a network
-fresh from its initialisation and a solution that oscillates), the best c is a large sum that
-cancels and leads alpha astray; some steps of `GaussNewton` before it help.
 """
 
 from __future__ import annotations
@@ -26,7 +22,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from ...errors import ConfigurationError, DivergedError
 from .damping import Damping
 from .gauss_newton import PROBE, believable, prepare
-from .least_squares import Damped, require_sum_of_squares
+from .least_squares import LEAST_COLUMN, Damped, require_sum_of_squares
 
 CUT = 1e-5
 """Default of ``cut``. Fewer digits of the best read-out are lost than are won: exact to rounding,
@@ -204,13 +200,15 @@ class VariableProjection:
         norms = torch.linalg.vector_norm(phi, dim=0)
         if not math.isfinite(float(r @ r)) or not math.isfinite(float(norms.sum())):
             return None
-        norms = norms.clamp(min=torch.finfo(norms.dtype).tiny)
-        left, size, right = torch.linalg.svd(phi / norms, full_matrices=False)
+        # A feature that the residuals do not feel (beyond rounding) is left alone; scaled up, its
+        # rounding would move it without end.
+        scale = torch.where(norms > LEAST_COLUMN * norms.max(), 1 / norms, 0.0)
+        left, size, right = torch.linalg.svd(phi * scale, full_matrices=False)
         cut = max(self.cut, 10 * torch.finfo(size.dtype).eps) * size[0]
         # Damped instead of cut off: a loss with jumps, where the rank changes, cannot be lowered.
         filtered = size / (size.square() + cut**2)
         share = size * filtered
-        inner = right.T * filtered / norms[:, None]
+        inner = right.T * filtered * scale[:, None]
         content = left.T @ r
         best = where.clone()
         best[self.is_linear] -= inner @ content

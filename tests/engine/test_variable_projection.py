@@ -158,6 +158,26 @@ def test_a_resumed_run_is_the_same_run(equation):
     assert torch.equal(run(None), run(3))
 
 
+def test_a_feature_that_is_not_felt_beyond_rounding_does_no_harm():
+    """A read-out bias whose column is rounding, as where a symmetry takes it out of the field."""
+    module = Net()
+    parameters, residuals, linearise = least_squares(module, poisson)
+
+    def noisy():
+        r, jacobian = linearise()
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.rand(len(r), dtype=DOUBLE, generator=generator)
+        return r, torch.cat([jacobian, 1e-17 * noise[:, None]], dim=1)
+
+    unfelt = nn.Parameter(torch.zeros(1, dtype=DOUBLE))
+    linear = [*module.readout.parameters(), unfelt]
+    optimizer = VariableProjection([*parameters, unfelt], linear, residuals, noisy)
+    for _ in range(6):
+        after = optimizer.step()
+        assert float(residuals().square().sum()) == pytest.approx(after, rel=1e-6)
+    assert unfelt.item() == 0 and error(module) < 1e-5
+
+
 def test_new_points_are_seen():
     scale = [1.0]
     module = Net()
