@@ -1,4 +1,4 @@
-"""The `residua` command: solve, list, show, schema.
+"""The `residua` command: solve, list, show, schema, bench.
 
 Exit codes: 0 done; 1 the accuracy asked for was missed; 2 something in the case or on the command
 line is wrong; 3 a file of data or a checkpoint is; 4 diverged; 5 out of memory, disk or device; 70
@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from .bench import commandline as bench
 from .errors import ConfigurationError, ResiduaError, ResourceError
 from .solvers.folder import check
 
@@ -32,6 +33,7 @@ COMMANDS = {
     "list": "the problems of the library, and which backend accepts which",
     "show": "a problem in full: equations, conditions, parameters, reference, backends",
     "schema": "JSON Schema of a case file, for editors",
+    "bench": "regression benchmarks: speed of the engine, accuracy of the suite, comparison",
 }
 EXAMPLES = """\
 examples:
@@ -118,11 +120,14 @@ def _run(arguments: list[str]) -> int:
         parser, commands = _parser()
         options, unknown = parser.parse_known_args(arguments)
         if unknown:
-            _refuse_unknown(unknown[0], commands[options.command].format_help())
+            words = [options.command, *([options.benchmark] if "benchmark" in options else [])]
+            _refuse_unknown(unknown[0], commands[" ".join(words)].format_help())
     except SystemExit as done:  # --help and --version
         return int(done.code or 0)
-    handler = {"solve": _solve, "list": _list, "show": _show, "schema": _schema}[options.command]
-    return handler(options)
+    handlers = {
+        "solve": _solve, "list": _list, "show": _show, "schema": _schema, "bench": bench.run,
+    }  # fmt: skip
+    return handlers[options.command](options)
 
 
 def _as_known(error: Exception) -> ResiduaError | None:
@@ -258,7 +263,8 @@ def _parser() -> tuple[_Parser, Mapping[str, argparse.ArgumentParser]]:
         "--set", metavar="KEY=VALUE", action="append", default=[], help="as for solve"
     )
     command("schema")
-    return parser, commands.choices
+    benchmarks = bench.define(command("bench"))
+    return parser, {**commands.choices, **{f"bench {k}": v for k, v in benchmarks.items()}}
 
 
 class _Version(argparse.Action):

@@ -1,7 +1,6 @@
-"""Regression benchmarks: suites of cases, their runs, the comparison with a baseline, the report.
+"""Regression benchmarks: the speed of the engine, the accuracy of whole runs, their comparison.
 
-Sits above solvers and operators and is used by the command alone. Every row of a benchmark carries
-the error it
-reached and the time a classical method needs for the same error; failed and diverged runs stay in
-the table.
+Sits above solvers and operators and is used by the command alone (`residua bench`). Contenders run
+in processes of their own, so that no library's settings reach another. What failed, diverged or
+disagreed stays in the table.
 """

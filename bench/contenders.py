@@ -1,0 +1,251 @@
+"""Contenders as live processes that answer one at a time; see `workers.protocol`."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import site
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigurationError
+
+__all__ = ["FAMILIES", "KINDS", "Channel", "Failed", "Skipped", "Workers", "check_interpreter"]
+
+FAMILIES = {"nested": "torch", "floor": "torch", "deepxde": "deepxde"}
+"""Which worker a contender lives in; of those not named it is the one they begin with."""
+KINDS = {
+    "step": ("residua", "nested", "deepxde", "jax nested", "jax forward", "jax jet", "floor"),
+    "gauss-newton": (
+        "residua jacobian",
+        "torch.func jacobian",
+        "residua iteration",
+        "torch.func iteration",
+    ),
+}
+"""Contenders of each kind of row; ours first."""
+START_SECONDS = 120.0
+ANSWER_SECONDS = 900.0
+
+
+class Skipped(Exception):
+    """The contender does not take part; the text says why."""
+
+
+class Failed(Exception):
+    """The contender was asked and could not; the text says why."""
+
+
+class Channel:
+    """The conversation with one contender.
+
+    Args:
+        connection: accepted from the worker.
+        worker: the process it came from.
+    """
+
+    def __init__(self, connection: socket.socket, worker: _Worker) -> None:
+        self.worker = worker
+        self._connection = connection
+        self._connection.settimeout(ANSWER_SECONDS)
+        self._stream = connection.makefile("rw", encoding="utf-8")
+
+    def send(self, do: str, **content: Any) -> None:
+        """Ask; `answer` waits for the answer."""
+        with contextlib.suppress(OSError):  # of a process that has ended; the answer will tell
+            self._stream.write(json.dumps({"do": do, **content}) + "\n")
+            self._stream.flush()
+
+    def answer(self) -> dict[str, Any]:
+        """What the worker says.
+
+        Raises:
+            Skipped: the contender cannot take this case.
+            Failed: it broke, ended, or does not answer.
+        """
+        try:
+            line = self._stream.readline()
+        except OSError as error:
+            raise Failed(f"no answer: {error}") from error
+        if not line:
+            raise Failed(f"its process ended, out of memory perhaps ({self.worker.last_words()})")
+        found = json.loads(line)
+        if "unavailable" in found:
+            raise Skipped(found["unavailable"])
+        if "failed" in found:
+            raise Failed(found["failed"])
+        return found
+
+    def close(self) -> None:
+        """End the conversation, and a forked process with it."""
+        with contextlib.suppress(OSError):
+            self._stream.close()
+        self._connection.close()
+
+
+@dataclass
+class _Worker:
+    process: subprocess.Popen[str]
+    errors: Path
+
+    def last_words(self) -> str:
+        text = self.errors.read_text("utf-8", "replace") if self.errors.exists() else ""
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return lines[-1] if lines else "it said nothing"
+
+
+class Workers:
+    """All worker processes of one benchmark.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        jax_python: interpreter that has JAX; None for this one.
+        fork: a process forked for each contender and row, so that its memory can be measured;
+            otherwise one process for each contender, as a GPU demands.
+    """
+
+    def __init__(self, device: str, *, jax_python: Path | None = None, fork: bool = True) -> None:
+        if not hasattr(socket, "AF_UNIX"):
+            raise ConfigurationError(
+                "this benchmark needs sockets that Windows lacks", advice="run it under WSL"
+            )
+        self.device = device
+        self.about: dict[str, str] = {}
+        """Versions and device, as the workers tell."""
+        self.fork = fork and device == "cpu" and hasattr(os, "fork")
+        self.jax_python = jax_python
+        self.folder = Path(tempfile.mkdtemp(prefix="residua-bench-"))
+        self._workers: dict[str, _Worker | Skipped] = {}
+        self._path = self.folder / "socket"
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(self._path))
+        self._listener.listen()
+        self._listener.settimeout(0.2)
+
+    def __enter__(self) -> Workers:
+        """Workers end when the block does."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End all processes."""
+        self._listener.close()
+        for worker in self._workers.values():
+            if isinstance(worker, _Worker):
+                _end(worker.process)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def open(self, contender: str) -> Channel:
+        """A conversation with a contender, in a process that holds no other.
+
+        Raises:
+            Skipped: what it needs is not installed.
+            Failed: its worker does not start.
+        """
+        worker = self._worker(contender)
+        how = "fork" if self.fork else "here"
+        assert worker.process.stdin is not None
+        with contextlib.suppress(OSError):
+            worker.process.stdin.write(f"{how} {self._path}\n")
+            worker.process.stdin.flush()
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                return Channel(self._listener.accept()[0], worker)
+            except TimeoutError:
+                if worker.process.poll() is not None:
+                    break
+        raise self._no_start(contender, worker)
+
+    def _no_start(self, contender: str, worker: _Worker) -> Exception:
+        said = worker.last_words()
+        if contender.startswith("jax") and "No module named 'jax" in said:
+            skipped = Skipped(f"JAX is not installed for {self.jax_python}")
+            self._workers[self._key(contender)] = skipped
+            return skipped
+        return Failed(f"its process did not start: {said}")
+
+    def _key(self, contender: str) -> str:
+        return _family(contender) if self.fork else contender
+
+    def _worker(self, contender: str) -> _Worker:
+        key = self._key(contender)
+        if key not in self._workers:
+            self._workers[key] = self._start(_family(contender), key)
+        worker = self._workers[key]
+        if isinstance(worker, Skipped):
+            raise worker
+        return worker
+
+    def _start(self, family: str, key: str) -> _Worker | Skipped:
+        environment = _environment(self.folder, self.device)
+        command = [sys.executable, "-m", f"{__package__}.workers.{family}_worker"]
+        if family == "jax":
+            if self.jax_python is None and importlib.util.find_spec("jax") is None:
+                return Skipped("JAX is not installed; pip install 'residua[jax]', or --jax-python")
+            environment["PYTHONPATH"] = str(Path(__file__).parent)
+            python = str(self.jax_python or sys.executable)
+            command = [python, "-m", "workers.jax_worker"]
+        elif family == "deepxde" and importlib.util.find_spec("deepxde") is None:
+            return Skipped("DeepXDE is not installed")
+        errors = self.folder / f"{key}.txt"
+        with errors.open("wb") as stderr:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                cwd=self.folder,  # nothing that lies where the command runs can be imported
+                env=environment,
+                encoding="utf-8",
+                start_new_session=True,  # a group of its own, forked children included
+            )
+        return _Worker(process, errors)
+
+
+def check_interpreter(path: Path) -> None:
+    """Refuse what cannot be run as an interpreter.
+
+    Raises:
+        ConfigurationError: it is not there, or not executable.
+    """
+    if not (path.is_file() and os.access(path, os.X_OK)):
+        raise ConfigurationError(
+            "--jax-python: not a program", found=str(path), advice="give a Python that has JAX"
+        )
+
+
+def _family(contender: str) -> str:
+    first = contender.split()[0]
+    return FAMILIES.get(first, "jax" if first == "jax" else "torch")
+
+
+def _environment(folder: Path, device: str) -> dict[str, str]:
+    variables = dict(os.environ)
+    variables.pop("PYTHONSTARTUP", None)
+    variables["PYTHONUSERBASE"] = site.getuserbase()  # which HOME would move
+    # DeepXDE writes its choice of backend into the home folder unless it is made for it.
+    variables |= {"DDE_BACKEND": "pytorch", "MPLBACKEND": "Agg", "HOME": str(folder)}
+    # Else JAX takes three quarters of the device's memory before the first step.
+    variables["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    if device == "cpu":
+        variables |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    return variables
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    with contextlib.suppress(OSError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
