@@ -7,7 +7,9 @@ would be wrong somewhere. They are imposed softly instead, and said so.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 import numpy as np
 import sympy
@@ -77,9 +79,31 @@ def numbers(problem: Problem, tree: sympy.Expr, points: np.ndarray) -> np.ndarra
     return np.broadcast_to(np.asarray(found, dtype=float), (len(points),))
 
 
-def same(found: np.ndarray, wanted: np.ndarray) -> bool:
-    """Whether values agree to rounding; not a number agrees with nothing."""
-    return bool(np.all(np.abs(found - wanted) <= AGREEMENT * (1 + np.max(np.abs(wanted)))))
+def same(found: np.ndarray, wanted: np.ndarray, size: float) -> bool:
+    """Whether values agree to rounding, that of the field's size; not a number never agrees."""
+    return bool(np.all(np.abs(found - wanted) <= AGREEMENT * (size + np.max(np.abs(wanted)))))
+
+
+def sizes(problem: Problem) -> dict[str, float]:
+    """Size of each field as the prescribed values tell it: the power of two nearest the largest.
+
+    1 where nothing but zeros is prescribed, and then nothing is known of it.
+    """
+    zero = (0,) * len(problem.coordinates)
+    points = random_points(problem, {}, problem.bounds)
+    largest = dict.fromkeys(problem.fields, 0.0)
+    for condition in problem.conditions:
+        for target in condition.targets:
+            if target.index == zero:
+                held = points.copy()
+                held[:, problem.coordinates.index(condition.faces[0].coordinate)] = condition.faces[
+                    0
+                ].value
+                tree = cast(sympy.Expr, problem.substituted(target.tree))
+                found = float(np.max(np.abs(numbers(problem, tree, held))))
+                if math.isfinite(found):
+                    largest[target.field] = max(largest[target.field], found)
+    return {name: 2.0 ** round(math.log2(size)) if size else 1.0 for name, size in largest.items()}
 
 
 def _unshared(data: Data) -> list[Piece]:
@@ -108,7 +132,7 @@ def _wrong_start(data: Data, field: str) -> str | None:
     points = random_points(data.problem, {time.name: start}, data.problem.bounds)
     for m, wanted in data.initial[field].items():
         found = numbers(data.problem, sympy.diff(tree, time, m), points)
-        if not same(found, numbers(data.problem, wanted, points)):
+        if not same(found, numbers(data.problem, wanted, points), sizes(data.problem)[field]):
             return (
                 f"initial and boundary values of {field} disagree where they meet; the initial ones"
             )
@@ -132,7 +156,8 @@ def _wrong_pieces(data: Data, field: str) -> tuple[list[Piece], str]:
 def _carries(data: Data, piece: Piece, tree: sympy.Expr) -> bool:
     problem = data.problem
     points = random_points(problem, {piece.face.coordinate: piece.face.value}, problem.bounds)
-    return same(numbers(problem, piece.left(tree), points), numbers(problem, piece.data, points))
+    left, right = (numbers(problem, side, points) for side in (piece.left(tree), piece.data))
+    return same(left, right, sizes(problem)[piece.field])
 
 
 def _periodic(data: Data, field: str, tree: sympy.Expr) -> bool:
@@ -147,7 +172,7 @@ def _periodic(data: Data, field: str, tree: sympy.Expr) -> bool:
                 numbers(problem, slope, random_points(problem, {name: end}, problem.bounds))
                 for end in (low, high)
             ]
-            if not same(*ends):
+            if not same(*ends, sizes(problem)[field]):
                 return False
     return True
 

@@ -18,7 +18,7 @@ import torch
 
 from ..problems.conditions import Condition
 from ..problems.problem import Problem
-from .compatibility import AGREEMENT, numbers, random_points, same, settle, without
+from .compatibility import AGREEMENT, numbers, random_points, same, settle, sizes, without
 from .networks.ansatz import Ansatz, Handover, Reflection, SymbolicField
 from .networks.embedding import Embedding
 from .networks.field import Field
@@ -145,6 +145,7 @@ class _Plan:
         self.conditions = [c for c in problem.conditions if _chosen(c, hard)]
         self.previous = previous if hard is not False else None
         self.data, self.notes = read(problem, self.conditions)
+        self.sizes = sizes(problem)
         self.growth = None
         if self.previous is not None or set(self.data.initial) >= set(problem.fields):
             self.growth = _growth(problem, self.data.periodic, self.bounds, propagator)
@@ -273,6 +274,13 @@ class _Plan:
             generator=generator,
             background=self._sizes(known),
         )
+        # Fields start at the size that the prescribed data have.
+        rows = torch.tensor([self.sizes[name] for name in self.problem.fields]).repeat_interleave(
+            1 if bases is None else functions(bases)
+        )
+        with torch.no_grad():
+            network.readout.weight.mul_(rows[:, None])
+            network.readout.bias.mul_(rows)  # type: ignore[union-attr]
         return network if bases is None else Spectral(network, outputs, bases)
 
     def _sizes(self, known: Sequence[Field]) -> torch.Tensor | None:
@@ -353,9 +361,10 @@ class _Plan:
                 tree = background(self.data, field)
             else:
                 tree = self.data.initial.get(field, {}).get(0, sympy.Integer(0))
-            for known, parity in ((tree, sign), (envelope(self.data, field), 1)):
+            parts = ((tree, sign, self.sizes[field]), (envelope(self.data, field), 1, 1.0))
+            for known, parity, size in parts:
                 here, there = (numbers(problem, known, p) for p in (points, mirror))
-                if not same(here, parity * there):
+                if not same(here, parity * there, size):
                     self.notes.append(
                         f"the reflection in {name} is not built in: "
                         "what else is built in does not have it"
@@ -393,7 +402,8 @@ class _Plan:
         value, slope = bundle[0], bundle[1 + names.index(piece.face.coordinate)]
         kappa = piece.kappa
         left = value if kappa is None else piece.face.side * slope + kappa * value
-        return bool(left.abs().max() <= AGREEMENT * (1 + bundle.abs().max()))
+        size = self.sizes[piece.field]
+        return bool(left.abs().max() <= AGREEMENT * (size + bundle.abs().max()))
 
     def _starts_at_zero(self, product: Ansatz, field: str) -> bool:
         """Whether everything that the initial data give vanishes at the start."""
@@ -406,7 +416,8 @@ class _Plan:
         algebra = algebra_for(orders, len(names))
         with torch.no_grad():
             bundle = product.correction(torch.from_numpy(points), algebra)
-        return bool(bundle[..., self.problem.fields.index(field)].abs().max() <= AGREEMENT)
+        start = bundle[..., self.problem.fields.index(field)]
+        return bool(start.abs().max() <= AGREEMENT * self.sizes[field])
 
 
 def _growth(

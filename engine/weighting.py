@@ -312,8 +312,7 @@ class Causal:
     def row_weights(
         self,
         slab_index: Tensor,
-        slab_losses: Tensor | None = None,
-        initial_loss: Tensor | float | None = None,
+        floor: float = 0.0,
     ) -> Tensor:
         """Factors of residual and Jacobian rows that turn `loss` into a plain sum of squares.
 
@@ -322,22 +321,19 @@ class Causal:
 
         Args:
             slab_index: slab of each point, shape (n,).
-            slab_losses: if given, `refresh` is called with them first.
-            initial_loss: goes with `slab_losses`.
+            floor: least w_i.
 
         Returns:
             Shape (n,), float64, detached.
 
         Raises:
-            RuntimeError: no losses given, now or before.
+            RuntimeError: before the first `refresh`.
             ValueError: an index outside 0 to slabs - 1.
         """
-        if slab_losses is not None:
-            self.refresh(slab_losses, initial_loss)
         count = torch.bincount(slab_index, minlength=self.slabs)  # refuses negative numbers itself
         if len(count) > self.slabs:
             raise ValueError(f"slab {len(count) - 1} of {self.slabs}: slabs are counted from 0")
-        weights = self.slab_weights.to(count.device)
+        weights = self.slab_weights.clamp(min=floor).to(count.device)
         return torch.sqrt(weights / (self.slabs * count.clamp(min=1)))[slab_index]
 
     @property

@@ -35,8 +35,9 @@ from . import options as settings
 from .build import collocation_options, join, rebuild_windows, window_edges, window_field
 from .trainer import Present
 
-CANDIDATES = 4
-"""Candidates per collocation point in residual-adaptive sampling."""
+CANDIDATES = 10
+"""Candidates per collocation point in residual-adaptive sampling: no part of the domain gets more than
+so many times its share of the points."""
 MONITOR_PROBES = 4096
 """Points at which the slopes of a state handed over are looked at."""
 FRESH_POINTS = 4096
@@ -69,6 +70,7 @@ class Collocation:
         self.causal_settings = causal
         self.edges = window_edges(case.problem, self.options)
         self.windows = 1 if self.edges is None else len(self.edges) - 1
+        self.scale = 1.0
         self.finished: list[Field] = []
         self.trained: list[float] = []
         self.notes: list[str] = []
@@ -134,7 +136,8 @@ class Collocation:
         slow = patience is not None and self.stage_step - self.best_step >= patience
         # Before the causal weights have opened up, a small loss only says that the early slabs are
         # solved.
-        exhausted = loss <= stage.tolerance or self.stalls >= STALLS or slow
+        small = loss <= stage.tolerance * self.scale
+        exhausted = small or self.stalls >= STALLS or slow
         if exhausted and self.causal is not None and not self.causal.settled:
             self.reweighed += 1
             if self.reweighed <= MOST_REWEIGHED:
@@ -146,8 +149,11 @@ class Collocation:
                 self._note("ended with causal weights that had not opened up")
         over = exhausted or (stage.steps is not None and self.stage_step >= stage.steps)
         out_of_time = math.isfinite(seconds_left) and self._clock_start - seconds_left > self._share
-        if self.causal is not None and self.causal.settled and self.causal.advance():
-            self.best_loss = math.inf
+        if self.causal is not None and self.causal.settled:
+            if self.causal.advance():
+                self.best_loss = math.inf
+            elif self.causal_settings is not None and self.causal_settings.stop:
+                over = True
         extra = self._where()
         done = False
         if (over and self.stage + 1 < len(self.options.optimizer)) and not out_of_time:
@@ -213,6 +219,7 @@ class Collocation:
             "best_loss": self.best_loss,
             "best_step": self.best_step,
             "reweighed": self.reweighed,
+            "scale": self.scale,
             "finished": [_copy(f.state_dict()) for f in self.finished],
             "trained": list(self.trained),
             "field": _copy(self.current.field.state_dict()),
@@ -241,6 +248,7 @@ class Collocation:
         self.best_loss = float(state["best_loss"])
         self.best_step = int(state["best_step"])
         self.reweighed = int(state["reweighed"])
+        self.scale = float(state["scale"])
         self.batch = {
             name: PointSet(
                 points.to(self.device, copy=True),
@@ -291,6 +299,10 @@ class Collocation:
             points = self._draw(term, position, self.round)
             self._set(term.name, points)
         self._begin_stage(0)
+        if window == 0 and weights is None:
+            # What is small or large is told by the residual that training starts from.
+            size = self._training_residual()
+            self.scale = size**2 if 0 < size < math.inf else 1.0
         if weights is None and self.options.points.rule(self._optimizer_name) == "rad":
             self._resample()
 
@@ -514,15 +526,17 @@ class Collocation:
             self.round += 1
             self._resample()
         weighting = self.weighting
+        rebalanced = False
         if isinstance(weighting, GradientNorm) and weighting.due(self.window_step):
             weighting.update(self._gradient_norms())
             for name, members in self.batch.items():
                 n = len(members.points)
                 members.weights = torch.full_like(members.weights, weighting.weights[name] / n)
+            rebalanced = True
             reweighed = True
         if self.causal is not None and self.causal_settings is not None:
             due = self.window_step % self.causal_settings.refresh == 0
-            if due or (every and self.window_step % every == 0):
+            if due or rebalanced or (every and self.window_step % every == 0):
                 self._weigh_causally()
                 reweighed = True
         if resampled or reweighed:
@@ -618,9 +632,11 @@ class Collocation:
             for name, values in found.items()
             if self.engine.terms[name].kind in ("initial", "handover")
         ]
-        self.causal.refresh(means, sum(initial) if initial else None)
+        before = sum(initial) / self.scale if initial else None
+        self.causal.refresh(means / self.scale, before)
         weight = self.weighting.weights.get("interior", 1.0)
-        members.weights = (weight * self.causal.row_weights(index) ** 2).to(self.dtype)
+        floor = self.causal_settings.floor if self.causal_settings is not None else 0.0
+        members.weights = (weight * self.causal.row_weights(index, floor) ** 2).to(self.dtype)
 
     def _gradient_norms(self) -> dict[str, float]:
         norms = {}

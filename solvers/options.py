@@ -41,6 +41,9 @@ The literature on SOAP draws points for every step, which takes as long as the s
 """
 
 
+TOLERANCE = "stop when the loss falls below this share of the untrained network's"
+
+
 @dataclass(frozen=True)
 class Network:
     """The field that is trained: points in, field values out."""
@@ -123,7 +126,7 @@ class GaussNewton:
     damping: float = option(
         1e-3, "first damping, relative to the scaled normal matrix", above=0.0, high=1e6
     )
-    tolerance: float = option(1e-15, "stop when the loss falls below this", low=0.0, high=1.0)
+    tolerance: float = option(1e-24, TOLERANCE, low=0.0, high=1.0)
     patience: int | None = option(
         100, "stop when the loss has not halved in so many steps; null for never", low=1, high=10**9
     )
@@ -170,7 +173,7 @@ class Spring:
     largest_step: float = option(
         1.0, "longest move of all parameters together", above=0.0, high=1e6
     )
-    tolerance: float = option(1e-15, "stop when the loss falls below this", low=0.0, high=1.0)
+    tolerance: float = option(1e-24, TOLERANCE, low=0.0, high=1.0)
     solver: Literal["auto", "primal", "dual", "qr", "randomised"] = option(
         "auto", "how a step is found, as under gauss_newton"
     )
@@ -189,7 +192,7 @@ class QuasiNewton:
         "how the inverse Hessian is learnt; ss: self-scaled; ss_broyden1: towards the symmetric "
         "rank-one update",
     )
-    tolerance: float = option(1e-15, "stop when the loss falls below this", low=0.0, high=1.0)
+    tolerance: float = option(1e-24, TOLERANCE, low=0.0, high=1.0)
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,7 @@ class Lbfgs:
     steps: int | None = option(
         None, "largest number of steps; null for as many as the budget allows", low=1, high=10**9
     )
-    tolerance: float = option(1e-15, "stop when the loss falls below this", low=0.0, high=1.0)
+    tolerance: float = option(1e-24, TOLERANCE, low=0.0, high=1.0)
 
 
 @dataclass(frozen=True)
@@ -212,7 +215,7 @@ class Adam:
         None, "largest number of steps; null for as many as the budget allows", low=1, high=10**9
     )
     learning_rate: float = option(1e-3, "step size", above=0.0, high=1.0)
-    tolerance: float = option(1e-15, "stop when the loss falls below this", low=0.0, high=1.0)
+    tolerance: float = option(1e-24, TOLERANCE, low=0.0, high=1.0)
 
 
 @dataclass(frozen=True)
@@ -227,7 +230,7 @@ class Soap:
     refresh: int = option(
         2, "optimiser steps between updates of the eigenbasis", low=1, high=1_000_000
     )
-    tolerance: float = option(1e-15, "stop when the loss falls below this", low=0.0, high=1.0)
+    tolerance: float = option(1e-24, TOLERANCE, low=0.0, high=1.0)
 
 
 Optimizer: TypeAlias = GaussNewton | Spring | QuasiNewton | Lbfgs | Soap | Adam
@@ -264,6 +267,9 @@ Weighting: TypeAlias = Fixed | GradientNorm
 class CausalWeights:
     """Temporal weights w_i = exp(-epsilon * sum of the losses of all earlier slabs).
 
+    Losses are taken in units of the untrained network's, so that epsilon means the same for every
+    equation. The paper has no `floor` and ends a window once the last epsilon has settled.
+
     Source: Wang, Sankaran and Perdikaris, "Respecting causality is all you need", 2022.
     """
 
@@ -276,6 +282,15 @@ class CausalWeights:
     slabs: int = option(32, "time slabs in a window", low=2, high=4096)
     refresh: int = option(
         10, "optimiser steps for which the weights are frozen", low=1, high=1_000_000
+    )
+    floor: float = option(
+        1e-4,
+        "least weight: what counts for nothing would be free to blow up; 0 as published",
+        low=0.0,
+        high=1.0,
+    )
+    stop: bool = option(
+        False, "end a window once all weights exceed delta at the last epsilon, as published"
     )
 
     def __post_init__(self) -> None:

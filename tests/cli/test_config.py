@@ -110,7 +110,7 @@ def test_an_override_reaches_short_forms_and_lists(tmp_path):
         "name": "quasi_newton",
         "steps": 7,
         "update": "bfgs",
-        "tolerance": 1e-15,
+        "tolerance": 1e-24,
     }
     moved = load_text(CASE, tmp_path, ["problem.conditions.0.u=cos(pi*x)"])
     assert moved.resolved()["problem"]["conditions"][0]["u"] == "cos(pi*x)"

@@ -140,7 +140,8 @@ def test_row_weights_turn_the_loss_into_a_sum_of_squares() -> None:
     means = slab_means(r**2, index, 5)
     assert means[3] == 0
     causal = Causal(5, [0.8])
-    rows = causal.row_weights(index, means, initial_loss=0.1)
+    causal.refresh(means, 0.1)
+    rows = causal.row_weights(index)
     weights = causal_weights(means, 0.8, 0.1)
     by_hand = sum(weights[i] * (r[index == i] ** 2).mean() for i in (0, 1, 2, 4)) / 5
     total = ((rows * r) ** 2).sum()
@@ -166,8 +167,18 @@ def test_weights_are_frozen_between_refreshes() -> None:
     causal.loss(10 * TABLE)
     causal.row_weights(torch.arange(4))
     assert torch.equal(causal.slab_weights, frozen)
-    causal.row_weights(torch.arange(4), 10 * TABLE)
+    causal.refresh(10 * TABLE)
     assert not torch.equal(causal.slab_weights, frozen)
+
+
+def test_a_floor_keeps_every_slab_in_the_sum() -> None:
+    causal = Causal(4, [1e3])
+    causal.refresh(TABLE)
+    index = torch.arange(4)
+    plain, floored = causal.row_weights(index), causal.row_weights(index, 1e-4)
+    assert plain[-1] ** 2 * 4 < 1e-4
+    assert floored[-1] ** 2 * 4 == pytest.approx(1e-4, rel=1e-12)
+    assert torch.equal(plain[0], floored[0])
 
 
 def test_the_schedule_climbs_and_ends() -> None:
@@ -304,8 +315,9 @@ def test_gradient_norm_equalises_the_terms() -> None:
         balance.update(norms)
     sizes = [balance.weights[name] * norm for name, norm in norms.items()]
     assert sizes == pytest.approx([mean] * 3, rel=1e-10)
-    # Twin: own / mean would drive them apart.
-    assert max(norms.values()) / min(norms.values()) > 1e3
+    # Twin: weights by own / mean would drive them apart.
+    twin = {name: norm / mean * norm for name, norm in norms.items()}
+    assert max(twin.values()) / min(twin.values()) > 1e3 * max(sizes) / min(sizes)
 
 
 def test_gradient_norm_is_guarded() -> None:
