@@ -3,7 +3,6 @@
 A case has three parts: `problem` (a name of the library, or a definition in place), `solver` (a
 backend and its settings) and `run` (seed, precision, budget, output). What is not written is taken
 from the settings that a library problem recommends, and then from the defaults. Every error names
-from the settings that a library problem recommends, and then from the defaults. Every error names
 file, line and key, and says what to write. Nothing here imports torch, and a text that is no case
 is refused before SymPy is loaded.
 """
@@ -14,6 +13,7 @@ import copy
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -32,12 +32,14 @@ from .yaml_source import YamlSource
 if TYPE_CHECKING:
     from .problems.problem import Problem
 
-__all__ = ["Case", "RunOptions", "load_case", "make_case"]
+__all__ = ["Case", "RunOptions", "check_device", "gpu_present", "load_case", "make_case"]
 
 PathKey = tuple["str | int", ...]
 SECTIONS = ("problem", "solver", "run")
+SHORT = ("parameters",)
+"""What can stand beside the name of a library problem."""
 KINDS = ("initial", "boundary", "periodic")
-METHODS = ("auto", "exact", "cole_hopf", "none")
+
 
 # Windows keeps the names of devices for itself, with any ending. No (?i): editors read this pattern
 # too (JSON Schema).
@@ -81,15 +83,6 @@ class RunOptions:
         pattern=rf"{NAME}(?:/{NAME})*",
         pattern_says="write a relative path of plain names such as runs/mine (--out takes any)",
     )
-
-
-@dataclass(frozen=True)
-class AutoReference:
-    """Settings of the automatic reference, see `problems.references`."""
-
-    target: float = option(1e-9, "error bar to reach", low=1e-13, high=0.03)
-    seconds: float = option(20.0, "time to spend", low=0.1, high=1e5)
-    resolution: int | None = option(None, "fixed nodes per coordinate", low=8, high=4096)
 
 
 @dataclass(frozen=True)
@@ -185,12 +178,21 @@ def make_case(
     return _case(problem, data, problem.name)
 
 
-def load_case(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Case:
+def load_case(
+    path_or_name: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    problem: Problem | None = None,
+    to_run: bool = False,
+) -> Case:
     """Read a case file, or take a problem of the library with its recommended settings.
 
     Args:
         path_or_name: a YAML file, or a problem's name.
         overrides: texts such as "solver.windows=4", applied in order.
+        problem: the problem behind a configuration that names Python functions; it must be the one
+            that stands in the file.
+        to_run: refuse also what this machine cannot run.
 
     Raises:
         ConfigurationError: anything is not as it should be.
@@ -203,12 +205,48 @@ def load_case(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Case:
         for change in changes:
             data = change.apply(data)
         _check_sections(data)
-        # A definition in place without a name is called after its file.
-        stem = Path(source.file).stem
-        problem = _problem(data, stem if re.fullmatch(NAME, stem) else "problem")
-        return _case(problem, data, source.file or problem.name)
+        if problem is None:
+            # A definition in place without a name is called after its file.
+            stem = Path(source.file).stem
+            problem = _problem(data, stem if re.fullmatch(NAME, stem) else "problem")
+        else:
+            problem = _same_problem(problem, data["problem"])
+        case = _case(problem, data, source.file or problem.name)
+        if to_run:
+            check_device(case.run.device)
+        return case
     except ConfigurationError as error:
         raise _locate(error, source, changes) from None
+
+
+def _same_problem(problem: Problem, written: Any) -> Problem:
+    """`problem`, without recommendations, where a file holds the same one with all defaults."""
+    if written != {"name": problem.name, **_mapping_of(problem)}:
+        raise ConfigurationError(
+            f"'{problem.name}' is not the problem that stands here",
+            path=("problem",),
+            advice="give the problem that was solved, with the same parameters",
+        )
+    return replace(problem, recommended={})
+
+
+def check_device(device: str) -> None:
+    """Refuse a GPU where the system shows none, before torch is loaded to say the same.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    if device == "cuda" and not gpu_present():
+        advice = "there is no CUDA device here; write auto or cpu"
+        raise ConfigurationError("", path=("run", "device"), found=device, advice=advice)
+
+
+def gpu_present() -> bool:
+    """Whether there may be a GPU; only Linux tells without torch."""
+    if sys.platform != "linux":
+        return True
+    # NVIDIA's, the one of Windows' subsystem, AMD's.
+    return any(any(Path("/dev").glob(pattern)) for pattern in ("nvidia*", "dxg", "kfd"))
 
 
 def _source(target: str | Path) -> YamlSource:
@@ -263,7 +301,11 @@ def _problem(data: Mapping[str, Any], default_name: str) -> Problem:
         name = definition.pop("name", None)
         if name is not None and not (isinstance(name, str) and re.fullmatch(NAME, name)):
             raise ConfigurationError("", path=("name",), found=name, advice=_NAME_SAYS)
-        if definition.keys() & {"equations", "coordinates", "conditions", "fields"}:
+        # Beside the name of a library problem, fields or equations tell that it is another one.
+        telling = {"equations", "fields"}
+        if name not in registry.names():
+            telling |= {"coordinates", "conditions"}
+        if definition.keys() & telling:
             return Problem.from_mapping(definition, name=name or default_name)
         if name is None:
             advice = (
@@ -272,10 +314,13 @@ def _problem(data: Mapping[str, Any], default_name: str) -> Problem:
             raise ConfigurationError("neither names nor defines a problem", advice=advice)
         for key in definition:
             if key != "parameters":
-                hint = nearest(key, ("parameters",))
-                advice = f"{hint}; to change more of '{name}', write the definition in place"
+                close = "did you mean 'parameters'? " if "did you" in nearest(key, SHORT) else ""
+                advice = (
+                    f"{close}to change more of '{name}', write the definition in place, starting "
+                    "from what 'residua solve NAME --print-config' prints"
+                )
                 raise ConfigurationError(
-                    f"unknown key '{key}' beside a library problem's name",
+                    f"unknown key '{key}': a library problem takes only 'parameters'",
                     path=(key,),
                     advice=advice,
                 )
@@ -374,22 +419,26 @@ def _read_solver(value: Any) -> BackendOptions:
 
 
 def _check_reference(problem: Problem) -> None:
-    """The reference is built after hours of training, so its settings are checked before."""
-    settings = dict(problem.reference_spec)
-    method, path = settings.pop("method"), ("problem", "reference")
-    if method not in METHODS:
-        raise ConfigurationError("", path=path, found=method, advice=nearest(method, METHODS))
-    if method == "auto":
-        build(AutoReference, settings, path)
+    """A given solution that solves another problem is a mistake, found before hours of training."""
+    if problem.reference_spec["method"] != "exact":
+        return
+    from .problems.references import ReferenceUnavailable
+    from .problems.references.exact import Exact
+
+    try:
+        Exact.of(problem, problem.reference_spec["exact"])
+    except ReferenceUnavailable as error:
+        path = ("problem", "reference", "exact")
+        raise ConfigurationError(str(error), path=path) from error
 
 
 def _check_names(problem: Problem, solver: SolverOptions) -> None:
     """Names in the solver's settings that only the problem can vouch for."""
-    conditions = [condition.name for condition in problem.conditions]
+    known = dict.fromkeys((*KINDS, *(condition.name for condition in problem.conditions)))
     if isinstance(solver.hard, tuple):
         for position, name in enumerate(solver.hard):
-            if name not in (*KINDS, *conditions):
-                advice = nearest(name, (*KINDS, *conditions))
+            if name not in known:
+                advice = nearest(name, known)
                 raise ConfigurationError(
                     "unknown condition",
                     path=("solver", "hard", position),
@@ -428,6 +477,11 @@ def _locate(
         if change.reaches(error.path):
             return error.located(f"--set {change.text}", None)
     written = _as_written(error.path, source.data)
+    for change in reversed(changes):
+        # What the file does not hold was made by an override of something inside it.
+        made = len(written) < len(error.path) <= len(change.path)
+        if made and all(a == str(b) for a, b in zip(change.path, error.path, strict=False)):
+            return error.located(f"--set {change.text}", None)
     placed = error.under()
     placed.path = written
     return placed.located(source.file or None, source.line(written) if source.file else None)

@@ -82,7 +82,9 @@ def nearest(word: str, names: Iterable[str]) -> str:
     """Advice for a misspelt word: the nearest of `names`, or all of them."""
     names = list(names)
     folded = {name.casefold().replace("-", "_"): name for name in names}
-    close = difflib.get_close_matches(word.casefold().replace("-", "_"), folded, n=1, cutoff=0.6)
+    # Of three letters two may agree by chance, as in inf and sin.
+    cutoff = 0.6 if len(word) > 3 else 0.7
+    close = difflib.get_close_matches(word.casefold().replace("-", "_"), folded, n=1, cutoff=cutoff)
     if close:
         return f"did you mean '{folded[close[0]]}'?"
     return f"write one of: {', '.join(names)}" if names else "remove it"

@@ -16,12 +16,14 @@ from typing import Any, cast
 
 import sympy
 
+from ..errors import ConfigurationError
 from ..problems.conditions import Condition, Face
 from ..problems.equation import Equation
 from ..problems.problem import Problem
 
 LARGEST_EXPONENT = 20.0
 """Largest ``|kappa|`` times the length of its coordinate that is built in: B goes as exp of it."""
+_NO_NUMBERS = (sympy.zoo, sympy.nan, sympy.oo, -sympy.oo)
 
 
 @dataclass(frozen=True)
@@ -216,9 +218,28 @@ def _past(data: Data, piece: Piece, start: float) -> sympy.Expr:
     time, _ = data.time
     total: sympy.Expr = sympy.Integer(0)
     for m in range(data.problem.time_order[piece.field]):
-        slope = sympy.diff(piece.data, time, m).subs(time, sympy.Float(start))
+        slope = _at(sympy.diff(piece.data, time, m), time, start)
         total += slope * (time - sympy.Float(start)) ** m / sympy.factorial(m)
     return total
+
+
+def _at(tree: Any, symbol: sympy.Symbol, value: float) -> sympy.Expr:
+    """A tree at one value of a symbol, with the gap of something like sin(t)/t filled in.
+
+    Raises:
+        ConfigurationError: it is infinite there.
+    """
+    found = tree.subs(symbol, sympy.Float(value))
+    if found.has(*_NO_NUMBERS):
+        found = sympy.limit(tree, symbol, sympy.Rational(value))
+    if found.has(*_NO_NUMBERS):
+        raise ConfigurationError(
+            f"the prescribed {tree} is infinite at {symbol} = {value:.6g}, where a time window "
+            "begins",
+            path=("solver", "windows"),
+            advice="choose another number of windows",
+        )
+    return found
 
 
 def envelope(data: Data, field: str) -> sympy.Expr:

@@ -6,8 +6,9 @@ boundaries can join later as another kind of region.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import sympy
@@ -27,6 +28,10 @@ from .namespace import NORMAL, nearest
 __all__ = ["Condition", "Face", "Target", "mapping_of", "read_conditions"]
 
 BOUNDARY = "boundary"
+TERMS = ("residual", "interior", "handover", "total", "initial", "boundary", "periodic")
+"""Names of terms and kinds of terms of a loss, which no condition can be given."""
+# Names stand in logs, figures and settings, some day in paths.
+_LABEL = r"\w[^/\\]{0,199}"
 Bounds = Mapping[str, tuple[float, float]]
 
 
@@ -69,6 +74,7 @@ class Condition:
             match.
         targets: the prescribed values behind those equations that have this form, in the same
             order.
+        place: its number in the list that it was read from, for messages.
     """
 
     name: str
@@ -76,6 +82,7 @@ class Condition:
     faces: tuple[Face, ...]
     equations: tuple[Equation, ...] = ()
     targets: tuple[Target, ...] = ()
+    place: int | None = field(default=None, compare=False)
 
 
 def mapping_of(condition: Condition, namespace: Namespace) -> dict[str, Any]:
@@ -142,7 +149,7 @@ def read_conditions(
 
 def _located(read: Any, number: int) -> list[Condition]:
     try:
-        return read()
+        return [replace(condition, place=number) for condition in read()]
     except ConfigurationError as error:
         raise error.under("conditions", number) from error.__cause__
 
@@ -172,9 +179,7 @@ def _named(conditions: Sequence[Condition]) -> tuple[Condition, ...]:
             count += 1
             name = f"{condition.name} ({count})"
         taken.add(name)
-        result.append(
-            Condition(name, condition.kind, condition.faces, condition.equations, condition.targets)
-        )
+        result.append(replace(condition, name=name))
     return tuple(result)
 
 
@@ -233,8 +238,15 @@ class _Reader:
         name = item.get("name")
         if name is None:
             return default
-        if not isinstance(name, str) or not name.strip():
-            raise ConfigurationError("", path=("name",), found=name, advice="write a short text")
+        if not isinstance(name, str) or not (re.fullmatch(_LABEL, name) and name.isprintable()):
+            advice = "write a short text without slashes that starts with a letter or digit"
+            raise ConfigurationError("", path=("name",), found=name, advice=advice)
+        if name in TERMS and name != default:
+            raise ConfigurationError(
+                f"'{name}' is the name of another term of the loss",
+                path=("name",),
+                advice="choose another name",
+            )
         name = f"{name} ({face})" if face else name
         if name in self.names:
             raise ConfigurationError(
@@ -309,17 +321,19 @@ class _Reader:
 
     def _edge(self, name: str, value: float, text: str) -> Face:
         low, high = self.bounds[name]
-        near = 1e-12 * max(high - low, abs(low), abs(high))
-        if abs(value - low) <= near:
+        # Rounding of the end itself, not of the width: in [-1, 1e308] nothing but -1 is near -1.
+        small = min(high - low, 1.0)
+        at_low, at_high = (abs(value - end) <= 1e-12 * max(small, abs(end)) for end in (low, high))
+        if at_low:
             face = Face(name, low, -1)
-        elif abs(value - high) <= near and name != self.namespace.time:
+        elif at_high and name != self.namespace.time:
             face = Face(name, high, +1)
         else:
             edges = f"{name} = {low:.12g}" + (
                 f" or {name} = {high:.12g}" if name != self.namespace.time else ""
             )
             problem = "is not on the edge of the domain"
-            if name == self.namespace.time and abs(value - high) <= near:
+            if name == self.namespace.time and at_high:
                 problem = "is the end of time, where nothing can be prescribed"
             raise ConfigurationError(f"'{text.strip()}' {problem}", advice=f"write {edges}")
         if name in self.joined:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -220,21 +221,35 @@ def _as_tree(value: Any) -> sympy.Expr:
 def _trace_tensors(
     function: Callable[[Any], Any], namespace: Namespace, name: str
 ) -> frozenset[str]:
-    """Run the residual on small tensors and note what it asks for."""
+    """Run the residual on small tensors, differentiate it, and note what it asks for."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    values = _Recorder(lambda _: torch.rand(3, generator=generator, dtype=torch.float64) + 0.5)
+    shape = (3,)
+
+    def sample(_: str) -> torch.Tensor:
+        drawn = torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5
+        return drawn.requires_grad_()  # as in training: what leaves torch, as np.sin, fails here
+
+    values = _Recorder(sample)
     functions = {n: getattr(torch, n) for n in FUNCTIONS if hasattr(torch, n)}
     functions |= {"min": torch.minimum, "max": torch.maximum, "sech": lambda a: 1 / torch.cosh(a)}
     try:
-        function(Variables(namespace, values, functions))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = function(Variables(namespace, values, functions))
+            if not isinstance(result, torch.Tensor):
+                raise TypeError(f"it returns {type(result).__name__} and not a tensor")
+            if result.shape != shape:
+                raise TypeError(f"for 3 points it returns shape {tuple(result.shape)} and not (3,)")
+            torch.autograd.grad(result.sum(), list(values.values()), allow_unused=True)
     except ConfigurationError:
         raise
     except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigurationError(
-            f"the Python residual '{name}' fails on tensors: {error}",
-            advice="write it with arithmetic and torch functions of v.u, v.u_x, ...",
+            f"the Python residual '{name}' fails on tensors: {reason}",
+            advice="write it with arithmetic and torch functions of v.u, v.u_x, ... (not NumPy's)",
         ) from error
     return frozenset(values)
 

@@ -94,7 +94,9 @@ def _diff(tree: sympy.Expr, symbol: sympy.Symbol) -> sympy.Expr:
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate that `name` was probably meant to be, or None."""
-    found = difflib.get_close_matches(str(name), [str(c) for c in candidates], n=1, cutoff=0.6)
+    # Of three letters two may agree by chance, as in inf and sin.
+    cutoff = 0.6 if len(str(name)) > 3 else 0.7
+    found = difflib.get_close_matches(str(name), [str(c) for c in candidates], n=1, cutoff=cutoff)
     return found[0] if found else None
 
 
@@ -275,8 +277,9 @@ def _derivative(namespace: Namespace, name: str) -> tuple[str, MultiIndex] | Non
     if name in namespace.fields:
         return name, zero
     for field in namespace.fields:
-        if name.startswith(f"{field}_"):
-            index = _decode(namespace.coordinates, name[len(field) + 1 :])
+        tail = name[len(field) + 1 :] if name.startswith(f"{field}_") else ""
+        if tail:
+            index = _decode(namespace.coordinates, tail)
             if index is not None:
                 return field, index
     return None

@@ -121,7 +121,15 @@ def parse_constant(text: str | float | int) -> float:
     if isinstance(text, bool) or not isinstance(text, (int, float, str)):
         advice = "write a number such as 0.5 or '2*pi'"
         raise ConfigurationError("not a number", found=text, advice=advice)
-    value = constant_value(parse(text, Namespace((), ())))
+    try:
+        value = constant_value(parse(text, Namespace((), ())))
+    except ConfigurationError as error:
+        if not error.message.startswith("undeclared name"):
+            raise
+        advice = "write it with numbers, pi, e and functions, such as 0.01/pi; no other names"
+        raise ConfigurationError(
+            error.message, found=text, column=error.column, advice=advice
+        ) from None
     if not math.isfinite(value):
         advice = "write a number such as 0.5 or '2*pi'"
         raise ConfigurationError("not a finite number", found=text, advice=advice)

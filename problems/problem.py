@@ -14,6 +14,7 @@ from ..errors import ConfigurationError
 from .conditions import Condition, mapping_of, read_conditions
 from .equation import Equation, Namespace, parse, parse_constant
 from .namespace import nearest
+from .reference_settings import read as read_settings
 from .symmetry import parities
 from .validation import validate
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Parameter", "Problem"]
 
 TIME = "t"
+PYTHON = "python: "
+"""How a file names a residual that only exists as a Python function."""
 KEYS = (
     "title",
     "description",
@@ -158,6 +161,26 @@ class Problem:
             For each such coordinate, +1 (even) or -1 (odd) per field; see `symmetry.parities`.
         """
         return parities(self)
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Parameters that neither equations, conditions nor an exact solution hold."""
+        trees = [e.tree for e in self.equations]
+        trees += [e.tree for c in self.conditions for e in c.equations]
+        if any(tree is None for tree in trees):  # a Python function may ask for anything
+            return ()
+        exact = self.reference_spec.get("exact", {}).values()
+        known = [*(t for t in trees if t is not None), *(parse(x, self.namespace) for x in exact)]
+        held = {str(symbol) for tree in known for symbol in tree.free_symbols}
+        return tuple(name for name in self.parameters if name not in held)
+
+    @property
+    def floating(self) -> tuple[str, ...]:
+        """Fields that appear in derivatives only, so that nothing tells their level."""
+        stated = [*self.equations, *(e for c in self.conditions for e in c.equations)]
+        zero = (0,) * len(self.coordinates)
+        held = {f for e in stated for f, indices in e.derivatives.items() if zero in indices}
+        return tuple(name for name in self.fields if name not in held)
 
     def reference(self, **settings: Any) -> Reference:
         """A solution to compare with, and its error bar; see `references.build`."""
@@ -344,12 +367,19 @@ def _equations(value: Any, namespace: Namespace) -> tuple[Equation, ...]:
 
 
 def _equation(item: str | Callable[[Any], Any], namespace: Namespace) -> Equation:
+    if isinstance(item, str) and item.startswith(PYTHON):
+        raise ConfigurationError(
+            f"'{item[len(PYTHON) :]}' is a Python function, which no file can hold",
+            advice="give the problem from Python: residua.load(folder, problem=...) or "
+            "residua.solve(problem, ...)",
+        )
     return Equation.from_callable(item, namespace) if callable(item) else Equation(item, namespace)
 
 
 def _reference(value: Any, namespace: Namespace) -> dict[str, Any]:
     """Read a name, {exact: {u: text}} or {method: ..., settings} as {method: ..., settings}."""
     if isinstance(value, str):
+        read_settings({"method": value})
         return {"method": value}
     if not isinstance(value, Mapping) or ("exact" not in value and "method" not in value):
         advice = "write auto, none, {exact: {u: ...}} or {method: ...}"
@@ -360,8 +390,9 @@ def _reference(value: Any, namespace: Namespace) -> dict[str, Any]:
             "", path=("reference", "method"), found=method, advice="write the name of a method"
         )
     spec = {"method": method, **value}
-    if "exact" in value:
+    if method == "exact" and "exact" in value:
         spec["exact"] = _exact(value["exact"], namespace)
+    read_settings(spec)
     return spec
 
 

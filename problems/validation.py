@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import sympy
 
 from ..errors import ConfigurationError
+from .finite import check_finite
+from .overdetermined import check_overdetermined
 
 if TYPE_CHECKING:
     from .problem import Problem
@@ -28,11 +30,13 @@ def validate(problem: Problem) -> None:
     _finite(problem)
     _initial(problem)
     _boundary(problem)
+    check_overdetermined(problem)
+    check_finite(problem)
 
 
 def _bounds(problem: Problem) -> None:
     for name, (low, high) in zip(problem.coordinates, problem.bounds, strict=True):
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        if not (math.isfinite(high - low) and low < high):
             raise ConfigurationError(
                 "the interval is empty or not finite",
                 path=("coordinates", name),

@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import ConfigurationError
-from ..equation import parse
-from ..namespace import nearest
+from ..reference_settings import read
 from .automatic import Automatic, applicable
 from .cole_hopf import ColeHopf
 from .comparison import CommonSet
@@ -21,13 +19,6 @@ from .system import ReferenceUnavailable, System
 __all__ = ["build"]
 
 Array = NDArray[np.float64]
-
-_SETTINGS = {
-    "auto": ("target", "seconds", "resolution"),
-    "exact": ("exact",),
-    "cole_hopf": (),
-    "none": (),
-}
 
 
 def build(problem: Any, **settings: Any) -> Reference:
@@ -49,53 +40,25 @@ def build(problem: Any, **settings: Any) -> Reference:
     if settings.get("method", spec.get("method")) != spec.get("method"):
         spec = {}
     spec = {"method": "auto", **spec, **settings}
-    method = spec.pop("method")
-    if method not in _SETTINGS:
-        raise ConfigurationError(
-            "", path=("reference", "method"), found=method, advice=_nearest(method, list(_SETTINGS))
-        )
-    for name in spec:
-        if name not in _SETTINGS[method]:
-            advice = _nearest(name, list(_SETTINGS[method])) if _SETTINGS[method] else "remove it"
-            raise ConfigurationError(
-                f"method {method} has no setting '{name}'", path=("reference", name), advice=advice
-            )
+    chosen = read({name: _number(value) for name, value in spec.items()})
+    method = spec["method"]
     if method == "none":
         raise ReferenceUnavailable(
             "the problem says 'reference: none'; set 'reference: auto' to have one computed"
         )
     if method == "exact":
-        return _exact(problem, spec.get("exact", {}))
+        return _exact(problem, chosen.exact)
     if method == "cole_hopf":
         return _cole_hopf(problem)
-    return _automatic(problem, **_checked(spec))
+    return _automatic(problem, **vars(chosen))
 
 
-def _nearest(name: Any, known: list[str]) -> str:
-    close = nearest(str(name), known)
-    return f"did you mean '{close}'?" if close else f"write one of {', '.join(known)}"
-
-
-def _checked(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the automatic method as numbers in their ranges."""
-    limits: dict[str, tuple[Callable[[Any], Any], float, float]] = {
-        "target": (float, 1e-13, 0.03),
-        "seconds": (float, 0.1, 1e5),
-        "resolution": (int, 8, 4096),
-    }
-    values = {}
-    for name, value in spec.items():
-        kind, low, high = limits[name]
-        try:
-            # YAML 1.1 readers hand over 1e-9 as text.
-            number = kind(value) if not isinstance(value, bool) else None
-        except (TypeError, ValueError):
-            number = None
-        if number is None or not low <= number <= high:
-            advice = f"write a number from {low:g} to {high:g}"
-            raise ConfigurationError("", path=("reference", name), found=value, advice=advice)
-        values[name] = number
-    return values
+def _number(value: Any) -> Any:
+    """A number from a text like 1e-9, which readers of YAML 1.1 hand over as it is."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _automatic(problem: Any, **settings: Any) -> Reference:
@@ -114,8 +77,7 @@ def _automatic(problem: Any, **settings: Any) -> Reference:
 
 
 def _exact(problem: Any, formulas: Mapping[str, Any]) -> Reference:
-    trees = {name: parse(text, problem.namespace) for name, text in formulas.items()}
-    exact = Exact(problem, trees)
+    exact = Exact.of(problem, formulas)
     bar = max(ERROR_BAR, exact.residual)
     return Reference(
         method="exact",

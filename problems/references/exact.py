@@ -9,6 +9,7 @@ import numpy as np
 import sympy
 from numpy.typing import NDArray
 
+from ..equation import parse
 from ..evaluation import NUMPY, evaluate
 from .system import ReferenceUnavailable, partial
 
@@ -49,6 +50,11 @@ class Exact:
         self.residual = 0.0
         self._check(problem)
 
+    @classmethod
+    def of(cls, problem: Any, formulas: Mapping[str, Any]) -> Exact:
+        """The solution from texts, see `Exact`."""
+        return cls(problem, {name: parse(f, problem.namespace) for name, f in formulas.items()})
+
     def __call__(self, points: Array) -> Array:
         """Values (n, fields) at points (n, coordinates)."""
         values = {name: points[:, k] for k, name in enumerate(self.coordinates)}
@@ -73,6 +79,36 @@ class Exact:
                         self._vanishes(
                             problem, equation.tree, points, f"the condition '{condition.name}'"
                         )
+            if condition.kind == "periodic":
+                self._closes(problem, inside, condition)
+
+    def _closes(self, problem: Any, inside: Array, condition: Any) -> None:
+        """Both ends of a periodic coordinate agree, in all derivatives below the order."""
+        name = condition.faces[0].coordinate
+        column = self.coordinates.index(name)
+        ends = []
+        for face in condition.faces:
+            points = inside.copy()
+            points[:, column] = face.value
+            ends.append({c: points[:, k] for k, c in enumerate(self.coordinates)})
+        for field, formula in zip(problem.fields, self.trees, strict=True):
+            for order in range(max(e.order(name, field) for e in problem.equations)):
+                with np.errstate(all="ignore"):
+                    low, high = (
+                        np.broadcast_to(evaluate(formula, end, NUMPY), len(inside)) for end in ends
+                    )
+                    gap = np.abs(high - low)
+                finite = np.isfinite(gap)
+                scale = float(np.abs(np.where(finite, low, 0.0)).max())
+                worst = float(np.where(finite, gap, 0.0).max())
+                if worst > 1e-6 * max(scale, 1.0):
+                    jet = f"{field}_{name * order}" if order else field
+                    raise ReferenceUnavailable(
+                        f"the exact solution given does not satisfy the condition "
+                        f"'{condition.name}': {jet} differs by {worst:.2g} between the two ends; "
+                        "correct the formula or set 'reference: auto'"
+                    )
+                formula = partial(formula, sympy.Symbol(name, real=True))
 
     def _vanishes(self, problem: Any, tree: sympy.Expr, points: Array, what: str) -> None:
         values: dict[str, Array] = {name: points[:, k] for k, name in enumerate(self.coordinates)}
@@ -103,7 +139,6 @@ class Exact:
             self.residual = max(self.residual, worst / scale)
         if worst > 1e-6 * max(scale, 1e-300) + 1e-12:
             raise ReferenceUnavailable(
-                f"the exact solution given does not satisfy {what} (largest residual {worst:.2g}); "
-                "correct the formula "
-                "or set 'reference: auto'"
+                f"the exact solution given does not satisfy {what} (largest residual {worst:.2g}, "
+                f"beside terms of {scale:.2g}); correct the formula or set 'reference: auto'"
             )

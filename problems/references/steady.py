@@ -81,12 +81,7 @@ def _damped(system: Collocation, u: Array, shift: Array, deadline: float) -> Arr
         inverse_condition, _ = condition(factor[0], norm)
         if not inverse_condition > 1e-14:
             if iteration == 0:
-                raise ReferenceUnavailable(
-                    "the steady equation with these conditions determines its solution only up to "
-                    "a constant or a "
-                    "mode (the collocation matrix is singular); fix the value somewhere on the "
-                    "boundary"
-                )
+                raise ReferenceUnavailable(_why_singular(system, u, residual))
             return None
         correction = lu_solve(factor, -residual / rows, check_finite=False)
         size = _size(correction)
@@ -107,6 +102,39 @@ def _damped(system: Collocation, u: Array, shift: Array, deadline: float) -> Arr
         u, residual = trial, trial_residual
         damping = min(1.0, 2.0 * damping)
     return None
+
+
+def _why_singular(system: Collocation, u: Array, residual: Array) -> str:
+    """Whether a singular system has no solution or many.
+
+    A linear one has some if and only if its right side is orthogonal to the left null vectors, of
+    which inverse iteration finds one.
+    """
+    generator = np.random.default_rng(3)
+    trial = generator.standard_normal(len(u))
+    curved = _residual(system, 2 * trial) - 2 * _residual(system, trial) + _residual(system, 0 * u)
+    matrix, _ = system.jacobian(0.0, u, np.zeros_like(u))
+    rows = np.abs(matrix).max(axis=1)
+    rows[rows == 0] = 1.0
+    linear = _size(curved / rows) <= 1e-8 * _size(trial)
+    matrix = matrix / rows[:, None]
+    matrix[np.diag_indices_from(matrix)] += 1e-11  # exactly singular factors divide by zero
+    factor = lu_factor(matrix, overwrite_a=True, check_finite=False)
+    vector = generator.standard_normal(len(u))
+    for _ in range(3):
+        vector = lu_solve(factor, vector, trans=1, check_finite=False)
+        vector /= np.linalg.norm(vector)
+    right = residual / rows
+    if linear and abs(vector @ right) > 1e-5 * np.linalg.norm(right):
+        return (
+            "the steady equation has no solution with these conditions: they leave a constant or a "
+            "mode free, and the sources do not balance what flows in and out; change the sources "
+            "or the fluxes, or fix the value somewhere on the boundary"
+        )
+    return (
+        "the steady equation with these conditions determines its solution only up to a constant "
+        "or a mode (the collocation matrix is singular); fix the value somewhere on the boundary"
+    )
 
 
 def _size(u: Array) -> float:

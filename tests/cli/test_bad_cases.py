@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from residua.cli import main
+from residua.config import load_case
 
 sys.path.insert(0, str(Path(__file__).parent / "bad_cases"))
 try:
@@ -127,6 +128,9 @@ def place(tmp_path):
         (tmp_path / folder).mkdir()
         for file in files:
             (tmp_path / folder / file).write_text("{}")
+    for folder in ("finished", "unfinished"):
+        text = load_case(tmp_path / "good.yaml").text()
+        (tmp_path / folder / "config.resolved.yaml").write_text(text)
     return tmp_path
 
 
@@ -231,10 +235,13 @@ def test_a_bug_is_70_with_the_traceback_only_on_demand(run, monkeypatch):
     def broken(*_args, **_kwargs):
         raise ZeroDivisionError("a bug")
 
+    def no_memory(*_args, **_kwargs):
+        raise MemoryError
+
     monkeypatch.setattr("residua.config.load_case", broken)
     code, _, err = run("solve", "burgers")
     assert code == 70 and "internal error" in err and "Traceback" not in err
     code, _, err = run("solve", "burgers", "--debug")
     assert code == 70 and "Traceback" in err
-    monkeypatch.setattr("residua.config.load_case", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr("residua.config.load_case", no_memory)
     assert run("solve", "burgers")[0] == 5

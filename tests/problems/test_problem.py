@@ -125,7 +125,7 @@ MAPPINGS = [
             {"where": "t = 0", "p": "exp(-x^2)/(2*(x + 1))", "v": 0},
             {"where": "boundary", "v": "1/3"},
         ],
-        "reference": {"method": "spectral", "resolution": 64},
+        "reference": {"method": "auto", "resolution": 64},
     },
     {
         "coordinates": {"t": [0, 2]},

@@ -371,8 +371,22 @@ REFUSED: dict[str, tuple[Problem, dict[str, Any], str]] = {
         "Python function that could not be followed.*write the equation as text",
     ),
     "more equations than fields": (
-        posed(["u_t = u_xx", "u_x = 1"], [start(u="sin(pi*x)"), WALLS], **SPACE), {},
-        "2 equations for 1 fields",
+        posed(
+            ["u_t = u_xx", "v = u_x", "v_x = u_t"], [start(u="sin(pi*x)"), WALLS], fields="uv",
+            **SPACE,
+        ), {},
+        "3 equations for 2 fields",
+    ),
+    "no solution": (
+        posed("u_xx = 1", [walls(u_x=0)], x=[0, 1]), {}, "no solution.*sources do not balance",
+    ),
+    "no solution on a ring": (
+        posed("lap(u) = 1 + sin(2*pi*x)", [{"periodic": ["x", "y"]}], x=[0, 1], y=[0, 1]), {},
+        "no solution.*sources do not balance",
+    ),
+    "a mode on a ring": (
+        posed("lap(u) = sin(2*pi*x)", [{"periodic": ["x", "y"]}], x=[0, 1], y=[0, 1]), {},
+        "up to a constant.*fix the value",
     ),
     "up to a constant": (
         posed("u_xx = cos(pi*x)", [walls(u_x=0)], x=[0, 1]), {}, "up to a constant.*fix the value",
@@ -420,10 +434,10 @@ def test_refusals_say_why_and_what_to_do(name: str) -> None:
     [
         ({"method": "atuo"}, "did you mean 'auto'"),
         ({"method": "auto", "sceonds": 3}, "did you mean 'seconds'"),
-        ({"method": "cole_hopf", "seconds": 3}, "remove it"),
+        ({"method": "cole_hopf", "seconds": 3}, "no setting 'seconds'; it belongs to: auto"),
         ({"target": "tiny"}, "write a number"),
         ({"target": 0}, "write a number"),
-        ({"resolution": 3}, "write a number"),
+        ({"resolution": 3}, "write a whole number from 8"),
         ({"seconds": True}, "write a number"),
     ],
 )

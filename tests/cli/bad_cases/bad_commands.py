@@ -66,6 +66,11 @@ ARGUMENTS: list[tuple[str, tuple[str, ...]]] = [
     ("solve {good} --set problem.parameters.mu=4", ("--set problem.parameters.mu=4", "mu")),
     ("solve {good} --set problem.parameters.nu=-4", ("--set problem.parameters.nu=-4", "nu")),
     ("solve burgers --set problem.parameters.nu=.nan", ("problem.parameters.nu", "nan")),
+    (
+        "solve burgers --set problem.coordinates.x=[0,1]",
+        ("--set problem.coordinates.x=[0,1]", "takes only 'parameters'", "in place"),
+    ),
+    ("solve {good} --set solver.hard=[wall]", ("solver.hard[0]", "initial, boundary, periodic, x")),
     ("solve burgers --set run.budget=soon", ("run.budget", "'soon'")),
     ("solve {good} --out good.yaml", ("is a file",)),
     ("solve {good} --out good.yaml/inside", ("is a file",)),
