@@ -29,6 +29,8 @@ __all__ = [
     "Causal",
     "Fixed",
     "GradientNorm",
+    "NtkTrace",
+    "ResidualAttention",
     "Weighting",
     "causal_weights",
     "slab_means",
@@ -100,24 +102,22 @@ class Fixed:
         self.weights = _matching(state["weights"], self.weights)
 
 
-class GradientNorm:
-    """Weights that give every term a gradient of the same size.
+class _Balanced:
+    """Weights in inverse proportion to a size of each term.
 
-    lambda_i = mean_j |g_j| / |g_i|, where g_i is the gradient of the *unweighted* loss term i with
-    respect to the parameters; smoothed by an exponential moving average that starts from 1.
+    lambda_i = mean_j s_j / s_i, smoothed by an exponential moving average that starts from 1. What
+    the size is tells the two final classes apart.
 
     Args:
         terms: names of the loss terms.
         decay: share of the old weight kept at an update.
         every: optimiser steps between updates, see `due`.
-
-    Source:
-        Wang, Teng, Perdikaris, SIAM J. Sci. Comput. 43 (2021); Wang et al., arXiv 2308.08468.
     """
 
-    # A term already solved has no gradient to speak of: no norm counts as less than this share of
-    # the mean, so that no weight exceeds its inverse.
+    # A term already solved has no size to speak of: none counts as less than this share of the
+    # mean, so that no weight exceeds its inverse.
     GUARD = 1e-5
+    SIZE = "size"
 
     def __init__(self, terms: Iterable[str], decay: float = 0.9, every: int = 1000) -> None:
         if not 0.0 <= decay < 1.0 or every < 1:
@@ -127,23 +127,23 @@ class GradientNorm:
         self.weights: dict[str, float] = dict.fromkeys(terms, 1.0)
 
     def due(self, step: int) -> bool:
-        """Whether gradient norms should be measured and given to `update` at this step."""
+        """Whether sizes should be measured and given to `update` at this step."""
         return step % self.every == 0
 
-    def update(self, gradient_norms: Mapping[str, float]) -> None:
-        """Move the weights towards those that balance `gradient_norms`.
+    def update(self, sizes: Mapping[str, float]) -> None:
+        """Move the weights towards those that balance the sizes.
 
         Args:
-            gradient_norms: norm of the gradient of each unweighted loss term. All zero: no change.
+            sizes: of each unweighted loss term. All zero: no change.
 
         Raises:
-            DivergedError: a norm is not finite; the weights are unchanged.
+            DivergedError: a size is not finite; the weights are unchanged.
             ValueError: the names are not those of the terms.
         """
-        norms = _matching(gradient_norms, self.weights)
+        norms = _matching(sizes, self.weights)
         for name, norm in norms.items():
             if not math.isfinite(norm):
-                raise DivergedError(f"the gradient of the loss term {name!r} is not finite")
+                raise DivergedError(f"the {self.SIZE} of the loss term {name!r} is not finite")
         mean = math.fsum(norms.values()) / max(len(norms), 1)
         if mean == 0.0:
             return
@@ -158,6 +158,104 @@ class GradientNorm:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the weights."""
         self.weights = _matching(state["weights"], self.weights)
+
+
+class GradientNorm(_Balanced):
+    """Weights that give every term a gradient of the same size.
+
+    The size of a term is the norm of its gradient by the parameters.
+
+    Source:
+        Wang, Teng, Perdikaris, SIAM J. Sci. Comput. 43 (2021); Wang et al., arXiv 2308.08468.
+    """
+
+    SIZE = "gradient"
+
+
+class NtkTrace(_Balanced):
+    """Weights that let every term converge at the same mean rate.
+
+    The size of a term is the mean diagonal of its neural tangent kernel, the mean over its
+    residuals of the squared norm of their gradients, ``(1/n) sum_j |d r_j / d theta|^2``. It is not
+    the squared norm of the gradient of a sum, in which residuals of different sign cancel.
+
+    Source:
+        Wang, Yu, Perdikaris, J. Comput. Phys. 449 (2022) 110768, with means for traces so that the
+        number of points does not matter.
+    """
+
+    SIZE = "tangent kernel"
+
+
+class ResidualAttention:
+    """A multiplier for every point that grows where the residual stays large.
+
+    lambda_j <- gamma lambda_j + eta |r_j| / max_k |r_k|, starting from 1; the loss of a term is the
+    mean of (lambda_j r_j)^2. Multipliers stay below max(1, eta / (1 - gamma)). New points start
+    from the mean of the old ones.
+
+    Args:
+        terms: names of the loss terms.
+        decay: gamma.
+        rate: eta.
+        every: optimiser steps between updates, see `due`.
+
+    Source:
+        Anagnostopoulos, Toscano, Stergiopulos, Karniadakis, CMAME 421 (2024) 116805.
+    """
+
+    def __init__(
+        self, terms: Iterable[str], decay: float = 0.999, rate: float = 0.01, every: int = 1
+    ) -> None:
+        if not 0.0 <= decay < 1.0 or rate <= 0.0 or every < 1:
+            raise ValueError(f"need 0 <= decay < 1, rate > 0, every >= 1: {decay}, {rate}, {every}")
+        self.decay, self.rate, self.every = decay, rate, every
+        self.weights: dict[str, float] = dict.fromkeys(terms, 1.0)
+        self.multipliers: dict[str, Tensor] = {}
+
+    def due(self, step: int) -> bool:
+        """Whether residuals should be given to `update` at this step."""
+        return step % self.every == 0
+
+    def renew(self, name: str, count: int) -> None:
+        """The points of a term are other ones, `count` in number."""
+        old = self.multipliers.get(name)
+        if old is not None:
+            self.multipliers[name] = old.mean().expand(count).clone()
+
+    def update(self, name: str, residuals: Tensor) -> Tensor:
+        """New multipliers of a term.
+
+        Args:
+            name: of the term.
+            residuals: shape (n, equations); the size of a point is the norm over its equations.
+
+        Returns:
+            Shape (n,), detached.
+
+        Raises:
+            DivergedError: a residual is not finite; the multipliers are unchanged.
+        """
+        size = torch.linalg.vector_norm(residuals.detach(), dim=1)
+        largest = size.max()
+        if not bool(torch.isfinite(largest)):
+            raise DivergedError(f"a residual of the loss term {name!r} is not finite")
+        old = self.multipliers.get(name)
+        if old is None or len(old) != len(size):
+            old = torch.ones_like(size)
+        share = size / largest if largest > 0 else torch.zeros_like(size)
+        self.multipliers[name] = self.decay * old + self.rate * share
+        return self.multipliers[name]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The multipliers; the constants come from the configuration."""
+        return {"multipliers": {name: m.clone() for name, m in self.multipliers.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the multipliers; tensors stay on the device they come on."""
+        if not set(state["multipliers"]) <= set(self.weights):
+            raise ValueError("the multipliers were saved with other loss terms")
+        self.multipliers = {name: m.clone() for name, m in state["multipliers"].items()}
 
 
 def _matching(given: Mapping[str, float], wanted: Mapping[str, float]) -> dict[str, float]:

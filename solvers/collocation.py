@@ -29,15 +29,24 @@ from ..engine.optimizers.spring import Spring
 from ..engine.optimizers.variable_projection import VariableProjection, is_affine
 from ..engine.residuals import PointSet, ResidualEngine, Term, condition_term, interior_term
 from ..engine.taylor import algebra_for, value_and_slopes
-from ..engine.weighting import Causal, Fixed, GradientNorm, slab_means
+from ..engine.weighting import (
+    Causal,
+    Fixed,
+    GradientNorm,
+    NtkTrace,
+    ResidualAttention,
+    slab_means,
+)
 from ..errors import ConfigurationError, ResourceError
 from . import options as settings
 from .build import collocation_options, join, rebuild_windows, window_edges, window_field
 from .trainer import Present
 
 CANDIDATES = 10
-"""Candidates per collocation point in residual-adaptive sampling: no part of the domain gets more than
-so many times its share of the points."""
+"""Candidates per collocation point in residual-adaptive sampling: no part of the domain gets more
+than so many times its share of the points."""
+KERNEL_SAMPLE = 256
+"""Points of a term on which its tangent kernel is measured."""
 MONITOR_PROBES = 4096
 """Points at which the slopes of a state handed over are looked at."""
 FRESH_POINTS = 4096
@@ -452,11 +461,15 @@ class Collocation:
             terms.append(Term("handover", "handover", (), indices))
         return terms
 
-    def _weighting(self) -> Fixed | GradientNorm:
+    def _weighting(self) -> Fixed | GradientNorm | NtkTrace | ResidualAttention:
         kinds = {term.name: _kind(term) for term in self.terms}
         chosen = self.options.weighting
         if isinstance(chosen, settings.GradientNorm):
             return GradientNorm(list(kinds), chosen.momentum, chosen.every)
+        if isinstance(chosen, settings.Ntk):
+            return NtkTrace(list(kinds), chosen.momentum, chosen.every)
+        if isinstance(chosen, settings.ResidualAttention):
+            return ResidualAttention(list(kinds), chosen.decay, chosen.rate, chosen.every)
         known = set(kinds) | set(kinds.values())
         return Fixed(kinds, {k: v for k, v in chosen.values.items() if k in known})
 
@@ -503,6 +516,8 @@ class Collocation:
         weight = self.weighting.weights.get(name, 1.0)
         weights = torch.full((len(tensor),), weight / len(tensor), dtype=self.dtype).to(self.device)
         self.batch[name] = PointSet(tensor, weights, self._targets(name, tensor))
+        if isinstance(self.weighting, ResidualAttention):
+            self.weighting.renew(name, len(tensor))
 
     def _targets(self, name: str, points: Tensor) -> Tensor | None:
         term = self.engine.terms[name]
@@ -525,22 +540,33 @@ class Collocation:
         if resampled:
             self.round += 1
             self._resample()
-        weighting = self.weighting
-        rebalanced = False
-        if isinstance(weighting, GradientNorm) and weighting.due(self.window_step):
-            weighting.update(self._gradient_norms())
-            for name, members in self.batch.items():
-                n = len(members.points)
-                members.weights = torch.full_like(members.weights, weighting.weights[name] / n)
-            rebalanced = True
+        if not isinstance(self.weighting, Fixed) and self.weighting.due(self.window_step):
+            self._rebalance(self.weighting)
             reweighed = True
         if self.causal is not None and self.causal_settings is not None:
             due = self.window_step % self.causal_settings.refresh == 0
-            if due or rebalanced or (every and self.window_step % every == 0):
+            if due or resampled or reweighed:
                 self._weigh_causally()
                 reweighed = True
         if resampled or reweighed:
             self._renew(resampled=resampled)
+
+    def _rebalance(self, weighting: GradientNorm | NtkTrace | ResidualAttention) -> None:
+        if isinstance(weighting, ResidualAttention):
+            with torch.no_grad():
+                found = self.engine.residuals(self.batch)
+            for name, members in self.batch.items():
+                squares = weighting.update(name, found[name]).square()
+                members.weights = (squares / len(squares)).to(members.weights)
+            return
+        weighting.update(
+            self._gradient_norms()
+            if isinstance(weighting, GradientNorm)
+            else self._kernel_diagonals()
+        )
+        for name, members in self.batch.items():
+            n = len(members.points)
+            members.weights = torch.full_like(members.weights, weighting.weights[name] / n)
 
     def _renew(self, *, resampled: bool) -> None:
         """Tell the optimiser that the objective is another one."""
@@ -637,6 +663,22 @@ class Collocation:
         weight = self.weighting.weights.get("interior", 1.0)
         floor = self.causal_settings.floor if self.causal_settings is not None else 0.0
         members.weights = (weight * self.causal.row_weights(index, floor) ** 2).to(self.dtype)
+        if isinstance(self.weighting, ResidualAttention):
+            multipliers = self.weighting.multipliers.get("interior")
+            if multipliers is not None:
+                members.weights *= multipliers.to(members.weights).square()
+
+    def _kernel_diagonals(self) -> dict[str, float]:
+        """Mean squared norm of the gradients of single residuals, on a sample of the points."""
+        found = {}
+        for name, members in self.batch.items():
+            points = members.points[:: max(1, len(members.points) // KERNEL_SAMPLE)]
+            sample = PointSet(
+                points, torch.ones_like(points[:, 0]), self._targets(name, points)
+            )
+            rows = self.engine.linearise({name: sample})[1]
+            found[name] = float(rows.square().sum(1).mean())
+        return found
 
     def _gradient_norms(self) -> dict[str, float]:
         norms = {}

@@ -20,6 +20,8 @@ __all__ = [
     "Fixed",
     "GaussNewton",
     "GradientNorm",
+    "Ntk",
+    "ResidualAttention",
     "Lbfgs",
     "Network",
     "Optimizer",
@@ -260,7 +262,37 @@ class GradientNorm:
     every: int = option(100, "optimiser steps between updates", low=1, high=1_000_000)
 
 
-Weighting: TypeAlias = Fixed | GradientNorm
+@dataclass(frozen=True)
+class Ntk:
+    """Weights that balance the tangent kernels of the terms (Wang, Yu and Perdikaris, JCP 2022)."""
+
+    name: Literal["ntk"] = option("ntk", "weights that balance the tangent kernels of the terms")
+    momentum: float = option(
+        0.9, "share of the old weight that is kept at each update", low=0.0, high=0.9999
+    )
+    every: int = option(100, "optimiser steps between updates", low=1, high=1_000_000)
+
+
+@dataclass(frozen=True)
+class ResidualAttention:
+    """A multiplier for every point (Anagnostopoulos et al., CMAME 2024)."""
+
+    name: Literal["residual_attention"] = option(
+        "residual_attention", "points whose residual stays large count more"
+    )
+    decay: float = option(
+        0.999, "share of a multiplier that is kept at each update", low=0.0, high=0.999999
+    )
+    rate: float = option(0.01, "what the largest residual adds", above=0.0, high=1e3)
+    every: int = option(
+        1,
+        "optimiser steps between updates; an optimiser that remembers gradients needs many",
+        low=1,
+        high=1_000_000,
+    )
+
+
+Weighting: TypeAlias = Fixed | GradientNorm | Ntk | ResidualAttention
 
 
 @dataclass(frozen=True)
