@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +18,8 @@ __all__ = ["define", "run"]
 
 COMMANDS = {
     "engine": "time of the residual engine against nested autograd, DeepXDE, JAX and the floor",
+    "accuracy": "errors of whole runs against what is asked, and time to accuracy against DeepXDE",
+    "compare": "two files of results: exit code 1 if anything got worse by more than noise",
 }
 CUDA_BUDGET = 7 * 60.0
 """Seconds; with what a row in progress takes it stays under eight minutes."""
@@ -48,12 +51,42 @@ def define(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentPar
         "--jax-python", metavar="PATH", type=Path, help="interpreter with JAX (default: this one)"
     )
     engine.add_argument("--out", metavar="FILE.json", type=_output, help="write every time there")
+
+    accuracy = command("accuracy")
+    accuracy.add_argument(
+        "--ladder",
+        metavar="NAME|FILE.yaml",
+        default="accuracy",
+        help="accuracy (default), library, or a file of your own",
+    )
+    accuracy.add_argument(
+        "--only", nargs="+", metavar="NAME", help="cases of the ladder; * stands for any text"
+    )
+    accuracy.add_argument(
+        "--seeds", nargs="+", type=_seed, metavar="N", default=[0, 1, 2], help="default: 0 1 2"
+    )
+    accuracy.add_argument(
+        "--budget", metavar="TIME", type=_duration, help="for each run, instead of the case's own"
+    )
+    accuracy.add_argument(
+        "--table", action="store_true", help="print what is in --out, run nothing"
+    )
+    accuracy.add_argument(
+        "--out",
+        metavar="FILE.json",
+        type=_output,
+        help="write results there after every run; rows that are not run now stay as they are",
+    )
+    compare = command("compare")
+    compare.add_argument("old", metavar="OLD.json", type=Path)
+    compare.add_argument("new", metavar="NEW.json", type=Path)
     return commands.choices
 
 
 def run(options: argparse.Namespace) -> int:
     """Do what was asked; the exit code."""
-    return {"engine": _engine}[options.benchmark](options)
+    chosen = {"engine": _engine, "accuracy": _accuracy, "compare": _compare}
+    return chosen[options.benchmark](options)
 
 
 def _engine(options: argparse.Namespace) -> int:
@@ -91,6 +124,46 @@ def _engine(options: argparse.Namespace) -> int:
     return 1 if any(row["error"] for row in results["rows"]) else 0
 
 
+def _accuracy(options: argparse.Namespace) -> int:
+    from .accuracy import run_ladder
+    from .ladder import chosen, find, load
+    from .machine import read, write
+    from .report import accuracy_run, accuracy_table, race_table
+
+    ladder = chosen(load(find(options.ladder)), options.only)
+    found = None
+    if options.out is not None and options.out.exists():
+        found = read(options.out, "accuracy")
+    if options.table:
+        if found is None:
+            raise ConfigurationError("--table: there are no results to print", advice="give --out")
+        results = found
+    else:
+        results = run_ladder(
+            ladder,
+            options.seeds,
+            budget=options.budget,
+            found=found,
+            say=lambda name, run: print(accuracy_run(name, run), file=sys.stderr, flush=True),
+            save=lambda results: options.out and write(options.out, results),
+        )
+    print(accuracy_table(results["rows"]))
+    if results["races"]:
+        print("", race_table(results["races"]), sep="\n")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from .compare import changes
+    from .machine import read
+    from .report import changes_table
+
+    old = read(options.old)
+    found, notes = changes(old, read(options.new, old["benchmark"]))
+    print(changes_table(found), *(f"note: {note}" for note in notes), sep="\n")
+    return 1 if any(change.regression for change in found) else 0
+
+
 def _require_cuda() -> None:
     import torch
 
@@ -103,6 +176,12 @@ def _require_cuda() -> None:
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 4096):
         raise argparse.ArgumentTypeError(f"found '{text}'; write a whole number from 1 to 4096")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 2**63):
+        raise argparse.ArgumentTypeError(f"found '{text}'; write a whole number from 0 up")
     return int(text)
 
 

@@ -52,8 +52,8 @@ def write(path: Path, results: Mapping[str, Any]) -> None:
     write_atomic(path, to_json(results))
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Results written by `write`.
+def read(path: Path, benchmark: str | None = None) -> dict[str, Any]:
+    """Results written by `write`, of a certain benchmark if one is named.
 
     Raises:
         DataError: the file is missing or holds something else.
@@ -66,4 +66,10 @@ def read(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: is not JSON; give a file written by 'residua bench'") from error
     if not isinstance(found, dict) or found.get("benchmark") not in ("engine", "accuracy"):
         raise DataError(f"{path}: holds no results of a benchmark; give one of 'residua bench'")
+    if benchmark not in (None, found["benchmark"]):
+        raise DataError(
+            f"{path}: holds results of 'bench {found['benchmark']}'; give a file of "
+            f"'bench {benchmark}'"
+        )
+    found.pop("notes", None)  # which numbers were not finite; they are told again
     return found
