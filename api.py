@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import Case, load_case, make_case
+from .config import Case, check_device, load_case, make_case
 from .errors import ConfigurationError
 from .problems import registry
 from .problems.problem import Problem
@@ -61,12 +61,13 @@ def solve(
     from .solvers.run import solve_case
 
     ready = _as_case(case, solver, run, set)
+    check_device(ready.run.device)
     folder = ready.folder if out is None else Path(out)
     check(folder, resume=resume, overwrite=overwrite)
     outcome = solve_case(ready, out=folder, resume=resume, reporter=reporter_for(quiet=quiet))
     if outcome.failure is not None:
         raise outcome.failure
-    return load(outcome.folder)
+    return outcome.solution
 
 
 def _as_case(case: Any, solver: Any, run: Any, changes: Sequence[str]) -> Case:
@@ -88,7 +89,7 @@ def _as_case(case: Any, solver: Any, run: Any, changes: Sequence[str]) -> Case:
             "a case is a file, a name, a mapping, a Problem or a Case", found=case
         )
     if not given:
-        return load_case(case, changes)
+        return load_case(case, changes, to_run=True)
     if changes:
         raise ConfigurationError("give either set, or solver and run")
     if str(case) not in registry.names():
@@ -99,12 +100,19 @@ def _as_case(case: Any, solver: Any, run: Any, changes: Sequence[str]) -> Case:
     return make_case(str(case), solver, run)
 
 
-def load(folder: str | Path) -> Solution:
+def load(folder: str | Path, problem: Problem | Mapping[str, Any] | None = None) -> Solution:
     """The solution kept in a run folder.
 
+    Args:
+        folder: where the run left it.
+        problem: what was solved, as it was given to `solve`; needed only where an equation is a
+            Python function that could not be followed, which no file can hold.
+
     Raises:
-        DataError: there is none, or it is damaged.
+        DataError: there is none, it is damaged, or it is of another problem.
     """
     from .solvers.solution import load as read
 
-    return read(folder)
+    if isinstance(problem, Mapping):
+        problem = make_case(problem).problem
+    return read(folder, problem)

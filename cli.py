@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import io
 import os
 import re
 import signal
@@ -24,7 +25,7 @@ from typing import NoReturn
 
 from .bench import commandline as bench
 from .errors import ConfigurationError, ResiduaError, ResourceError
-from .solvers.folder import check
+from .solvers.folder import check, check_same
 
 __all__ = ["main"]
 
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     try:
-        with _one_line_warnings(debug), _stoppable():
+        with _any_encoding(), _one_line_warnings(debug), _stoppable():
             return _run(arguments)
     except BrokenPipeError:
         # The reader of a pipe has seen enough; Python would complain again when it closes standard
@@ -70,6 +71,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             return INTERNAL_ERROR
         print(f"residua: {_printable(str(known))}", file=sys.stderr)
         return known.exit_code
+
+
+@contextlib.contextmanager
+def _any_encoding() -> Iterator[None]:
+    """Print what the terminal cannot show as a question mark, instead of failing on it."""
+    strict = [
+        stream
+        for stream in (sys.stdout, sys.stderr)
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict"
+    ]
+    for stream in strict:
+        stream.reconfigure(errors="replace")
+    try:
+        yield
+    finally:
+        for stream in strict:
+            if not stream.closed:
+                stream.reconfigure(errors="strict")
 
 
 class _Terminated(KeyboardInterrupt):
@@ -141,6 +160,11 @@ def _as_known(error: Exception) -> ResiduaError | None:
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceError(f"no space left to write {error.filename or 'the run folder'}")
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return ConfigurationError(
+            f"{error.filename or 'the run folder'}: {error.strerror}",
+            advice="choose another folder by --out DIR, or change the permissions",
+        )
     return None
 
 
@@ -290,7 +314,7 @@ def _solve(options: argparse.Namespace) -> int:
     from .config import load_case
 
     changes = [*options.set, *([f"run.device={options.device}"] if options.device else [])]
-    case = load_case(options.case, changes)
+    case = load_case(options.case, changes, to_run=not options.print_config)
     if options.print_config:
         print(case.text(), end="")
         return 0
@@ -298,7 +322,11 @@ def _solve(options: argparse.Namespace) -> int:
     check(folder, resume=options.resume, overwrite=options.overwrite)
     if options.dry_run:
         from .describe import plan
+        from .solvers.memory import check_memory
 
+        check_memory(case)
+        if options.resume:
+            check_same(case, folder)
         print(plan(case, folder))
         return 0
     from .progress import reporter_for

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -191,12 +192,16 @@ def _parities(problem: Problem) -> list[str]:
 
 
 def _pretty(equation: Equation) -> str:
-    """The residual set equal to zero, in two-dimensional Unicode."""
+    """The residual set equal to zero, in two dimensions; in Unicode where that can be printed."""
     if equation.tree is None:
         return f"{equation.text}: a Python function"
-    return sympy.pretty(
-        sympy.Eq(equation.tree, 0, evaluate=False), use_unicode=True, wrap_line=False
-    )
+    shown = sympy.Eq(equation.tree, 0, evaluate=False)
+    text = sympy.pretty(shown, use_unicode=True, wrap_line=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return sympy.pretty(shown, use_unicode=False, wrap_line=False)
+    return text
 
 
 def _wrapped(text: str) -> str:

@@ -7,6 +7,7 @@ causal weights.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -37,7 +38,7 @@ from ..engine.weighting import (
     ResidualAttention,
     slab_means,
 )
-from ..errors import ConfigurationError, ResourceError
+from ..errors import ConfigurationError, DivergedError, ResourceError
 from . import options as settings
 from .build import collocation_options, join, rebuild_windows, window_edges, window_field
 from .trainer import Present
@@ -133,8 +134,13 @@ class Collocation:
         if self._share is None:
             self._share = seconds_left / (self.windows - self.window)
             self._clock_start = seconds_left
-        self._refresh()
-        loss = self.optimizer.step()
+        try:
+            self._refresh()
+            loss = self.optimizer.step()
+        except DivergedError as failure:
+            raise DivergedError(f"{failure}{self._blame()}") from failure
+        if not math.isfinite(loss):
+            raise DivergedError(f"the loss is not finite{self._blame()}")
         self.stage_step += 1
         self.window_step += 1
         self.stalls = self.stalls + 1 if self.optimizer.stalled else 0
@@ -198,6 +204,28 @@ class Collocation:
             fresh = _root_mean_square(self._interior_residuals(engine, drawn))
             report.append({"training": trained[window], "fresh": fresh})
         return report
+
+    def _blame(self) -> str:
+        """Which equation is not a number, and where, as the rest of a sentence; else nothing."""
+        with torch.no_grad():
+            found = self.engine.residuals(self.batch)
+        for name, values in found.items():
+            wrong = ~torch.isfinite(values)
+            # All of them: then the weights are to blame, not the equation at a point.
+            if not wrong.any() or wrong.all(0).all():
+                continue
+            point, column = torch.nonzero(wrong)[0].tolist()
+            where = ", ".join(
+                f"{coordinate} = {value:.6g}"
+                for coordinate, value in zip(
+                    self.problem.coordinates, self.batch[name].points[point].tolist(), strict=True
+                )
+            )
+            what = f"the condition '{name}'"
+            if name == "interior":
+                what = f"the equation '{self.problem.equations[column].text}'"
+            return f" ({what} is not a number at {where})"
+        return ""
 
     def _note(self, what: str) -> None:
         where = f"window {self.window + 1}" if self.windows > 1 else "the training"
@@ -313,7 +341,10 @@ class Collocation:
             size = self._training_residual()
             self.scale = size**2 if 0 < size < math.inf else 1.0
         if weights is None and self.options.points.rule(self._optimizer_name) == "rad":
-            self._resample()
+            # Where the residual is not a number there is nothing to choose points by: the first
+            # step says so, and there is a state to keep.
+            with contextlib.suppress(DivergedError):
+                self._resample()
 
     def _continue_in_time(self) -> None:
         """Let a warm-started network begin where the last window ended.

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, DataError, ResiduaError, dotted
 
-__all__ = ["CONFIGURATION", "check", "clear", "is_run"]
+if TYPE_CHECKING:
+    from ..config import Case
+    from ..problems.problem import Problem
+
+__all__ = ["CONFIGURATION", "check", "check_same", "clear", "is_run", "make"]
 
 CONFIGURATION = "config.resolved.yaml"
 FILES = ("metrics.jsonl", "summary.json", "solution.h5", "solution.vtkhdf", "figure.png")
@@ -75,3 +81,75 @@ def check(folder: Path, *, resume: bool, overwrite: bool) -> None:
     elif not (resume or overwrite):
         advice = "give --resume to continue it, or --overwrite to begin again"
         raise ConfigurationError(f"{shown} holds an unfinished run", advice=advice)
+
+
+def make(folder: Path) -> None:
+    """Make a run folder.
+
+    Raises:
+        ConfigurationError: the system does not allow it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ConfigurationError(
+            f"{folder} cannot be made: {error.strerror}",
+            advice="choose another folder by --out DIR",
+        ) from error
+
+
+def _untold(problem: Problem) -> Problem | None:
+    """The problem, if no file can hold it: some of its residuals are Python functions alone."""
+    return problem if any(e.tree is None for e in problem.equations) else None
+
+
+def check_same(case: Case, folder: Path) -> None:
+    """Refuse to continue a run of another problem, solver, seed or precision.
+
+    The rest (budget, steps, accuracy, device) may differ.
+
+    Raises:
+        DataError: there is no run to continue, or it is another one.
+    """
+    from ..config import load_case
+
+    path = folder / CONFIGURATION
+    if not path.is_file():
+        raise DataError(
+            f"{path}: there is no such file, so there is nothing to resume; run without --resume, "
+            "or give the folder of the run by --out DIR (its name changes with the budget)"
+        )
+    try:
+        before = load_case(path, problem=_untold(case.problem)).resolved()
+    except ResiduaError as error:
+        raise DataError(f"{path}: is not a case this program can read: {error}") from error
+    now = case.resolved()
+    for resolved in (before, now):
+        resolved["run"] = {key: resolved["run"][key] for key in ("seed", "dtype")}
+    place = _first_difference(before, now)
+    if place is not None:
+        raise DataError(
+            f"{folder}: holds a run of another case ({place}); "
+            "resume with the same problem, solver, seed and precision"
+        )
+
+
+def _first_difference(before: Any, now: Any, path: tuple[str | int, ...] = ()) -> str | None:
+    """Where two resolved cases part, in words; None where they agree."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        pairs = {key: (before.get(key), now.get(key)) for key in [*before, *now]}
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = dict(enumerate(zip(before, now, strict=True)))
+    elif before == now:
+        return None
+    else:
+        return f"{dotted(path)} is {_short(before)} there and {_short(now)} here"
+    found = (_first_difference(*pair, (*path, key)) for key, pair in pairs.items())
+    return next((place for place in found if place is not None), None)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

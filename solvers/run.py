@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,16 +20,14 @@ from ..engine.fit import Record, Status, fit, restore
 from ..errors import (
     AccuracyError,
     ConfigurationError,
-    DataError,
     DivergedError,
-    ResiduaError,
     ResourceError,
-    dotted,
 )
 from ..problems.references import Reference, ReferenceUnavailable
 from ..progress import Reporter
 from . import BACKENDS
-from .folder import CONFIGURATION, clear
+from .folder import CONFIGURATION, check_same, clear, make
+from .memory import check_memory
 from .solution import Solution
 from .summary import peak_memory_mib
 from .trainer import SolverTrainer
@@ -88,9 +85,10 @@ def solve_case(case: Case, *, out: Path | None, resume: bool, reporter: Reporter
             advice="choose another backend; `residua list` shows which accept a problem",
         )
     folder = Path(out) if out is not None else case.folder
+    check_memory(case)
     device = _device(case)
     if resume:
-        _check_same(case, folder)
+        check_same(case, folder)
     try:
         with _settings(case, device):
             return _train(case, device, folder, resume, reporter)
@@ -106,9 +104,9 @@ def _train(
     case: Case, device: torch.device, folder: Path, resume: bool, reporter: Reporter
 ) -> Outcome:
     backend = BACKENDS[case.solver.name]
-    folder.mkdir(parents=True, exist_ok=True)
-    reference = _reference(case, reporter)
     with contextlib.closing(backend.load()(case, device)) as trainer:
+        make(folder)
+        reference = _reference(case, reporter)
         return _train_with(trainer, case, reference, folder, resume, reporter)
 
 
@@ -367,53 +365,6 @@ def _estimator(trainer: SolverTrainer, reference: Reference | None) -> Callable[
         return float(np.linalg.norm(values - truth)) / size if size else None
 
     return estimate
-
-
-def _check_same(case: Case, folder: Path) -> None:
-    """Refuse to continue a run of another problem, solver, seed or precision.
-
-    The rest (budget, steps, accuracy, device) may differ.
-    """
-    from ..config import load_case
-
-    path = folder / CONFIGURATION
-    if not path.is_file():
-        raise DataError(
-            f"{path}: there is no such file, so there is nothing to resume; run without --resume, "
-            "or give the folder of the run by --out DIR (its name changes with the budget)"
-        )
-    try:
-        before = load_case(path).resolved()
-    except ResiduaError as error:
-        raise DataError(f"{path}: is not a case this program can read: {error}") from error
-    now = case.resolved()
-    for resolved in (before, now):
-        resolved["run"] = {key: resolved["run"][key] for key in ("seed", "dtype")}
-    place = _first_difference(before, now)
-    if place is not None:
-        raise DataError(
-            f"{folder}: holds a run of another case ({place}); "
-            "resume with the same problem, solver, seed and precision"
-        )
-
-
-def _first_difference(before: Any, now: Any, path: tuple[str | int, ...] = ()) -> str | None:
-    """Where two resolved cases part, in words; None where they agree."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        pairs = {key: (before.get(key), now.get(key)) for key in [*before, *now]}
-    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        pairs = dict(enumerate(zip(before, now, strict=True)))
-    elif before == now:
-        return None
-    else:
-        return f"{dotted(path)} is {_short(before)} there and {_short(now)} here"
-    found = (_first_difference(*pair, (*path, key)) for key, pair in pairs.items())
-    return next((place for place in found if place is not None), None)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 __all__ = ["Outcome", "solve_case"]

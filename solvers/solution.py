@@ -288,8 +288,12 @@ class Solution:
         )
 
 
-def load(folder: str | Path) -> Solution:
+def load(folder: str | Path, problem: Problem | None = None) -> Solution:
     """The solution that a run left in its folder.
+
+    Args:
+        folder: a run folder.
+        problem: what was solved, where its configuration only names Python functions.
 
     Raises:
         DataError: a file of the folder is missing, damaged, or does not belong to the others.
@@ -304,7 +308,7 @@ def load(folder: str | Path) -> Solution:
     if not configuration.is_file():
         raise DataError(f"{configuration}: there is no such file; {ADVICE}")
     try:
-        case = load_case(configuration)
+        case = load_case(configuration, problem=problem)
     except ResiduaError as error:
         raise DataError(f"{configuration}: is not a case this program can read: {error}") from error
     attributes, architecture = storage.read_header(stored)

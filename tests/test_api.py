@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 import residua
 from residua.config import make_case
-from residua.errors import AccuracyError, ConfigurationError
+from residua.errors import AccuracyError, ConfigurationError, DataError
 
 HEAT = {
     "coordinates": {"x": [0, 1], "t": [0, 0.2]},
@@ -61,3 +62,44 @@ def test_foreign_files_are_not_touched(tmp_path):
     with pytest.raises(ConfigurationError, match="no run folder"):
         residua.solve(HEAT, solver=SMALL, run={"steps": 1}, out=tmp_path)
     assert picture.read_bytes() == b"mine"
+
+
+def softplus_source(v):
+    """A residual that SymPy cannot follow."""
+    return v.u_t - v.u_xx - torch.nn.functional.softplus(v.u)
+
+
+def test_a_python_residual_is_solved_loaded_and_resumed(tmp_path):
+    problem = {**HEAT, "equations": [softplus_source], "reference": "none"}
+    out = tmp_path / "run"
+
+    def solve(steps, **more):
+        run = {"steps": steps, "budget": "none"}
+        return residua.solve(problem, solver=SMALL, run=run, out=out, quiet=True, **more)
+
+    first = solve(3)
+    points = [[0.5, 0.1], [0.25, 0.2]]
+    with pytest.raises(DataError, match="'softplus_source' is a Python function.*problem="):
+        residua.load(out)
+    for given in (problem, first.problem):
+        assert np.array_equal(residua.load(out, given)(points), first(points))
+    with pytest.raises(DataError, match="not the problem that stands here"):
+        residua.load(out, HEAT)
+    further = solve(6, resume=True)
+    assert further.metadata["steps"] == 6
+    assert np.array_equal(residua.load(out, problem)(points), further(points))
+
+
+def test_what_leaves_torch_is_refused_before_training(tmp_path, recwarn):
+    def with_numpy(v):
+        return v.u_t - np.sin(v.u)
+
+    def summed(v):
+        return (v.u_t - torch.sin(v.u)).sum()
+
+    for function in (with_numpy, summed, lambda v: None, lambda v: 1 / 0, lambda: 0):
+        problem = {**HEAT, "equations": [function]}
+        with pytest.raises(ConfigurationError, match=r"equations\[0\]: .*fails on tensors"):
+            residua.solve(problem, solver=SMALL, run={"steps": 1}, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert not [str(w.message) for w in recwarn]

@@ -29,7 +29,8 @@ import torch
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 from torch import Tensor
 
-from ...errors import ConfigurationError, DivergedError, ResourceError
+from ...errors import ConfigurationError, DivergedError
+from ..memory import LARGEST, free_memory, require_jacobian
 
 LEAST_COLUMN = 1e-8
 BLOCK = 96
@@ -38,8 +39,6 @@ OVERSAMPLING = 4
 """Rows of the sketch per unknown; the preconditioned condition number is then about 3."""
 NONZEROS = 8
 """Of each column of the sketch."""
-LARGEST = 8 * 2**30
-"""Bytes a Jacobian may have where the free memory is not known."""
 
 
 class Damped(ABC):
@@ -395,19 +394,9 @@ def require_memory(rows: int, columns: int, dtype: torch.dtype, device: torch.de
     Raises:
         ResourceError: with the sizes, and what to use instead.
     """
-    item = torch.finfo(dtype).bits // 8
-    size = item * (rows * columns + 2 * min(rows, columns) ** 2)
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = _free_memory()
-    if size > min(free, LARGEST) if device.type == "cpu" else size > free:
-        raise ResourceError(
-            f"the Jacobian of {rows} residuals by {columns} parameters and its factors need "
-            f"{size / 2**30:.1f} GiB, and {min(free, LARGEST) / 2**30:.1f} GiB may be used; use "
-            "fewer points, a smaller network, or an optimiser without Jacobian (optimizer: lbfgs; "
-            "spring needs one too, but of few points)"
-        )
+    on_gpu = device.type == "cuda"
+    allowed = torch.cuda.mem_get_info(device)[0] if on_gpu else min(free_memory(), LARGEST)
+    require_jacobian(rows, columns, torch.finfo(dtype).bits // 8, allowed)
 
 
 def require_sum_of_squares(residual: Tensor, jacobian: Tensor, columns: int) -> None:
@@ -424,17 +413,6 @@ def require_sum_of_squares(residual: Tensor, jacobian: Tensor, columns: int) -> 
             advice="return the residuals themselves, not their loss, or use lbfgs or adam, which "
             "take any loss",
         )
-
-
-def _free_memory() -> float:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return 1024.0 * int(line.split()[1])
-    except (OSError, ValueError):
-        pass
-    return math.inf
 
 
 def _triangular(matrix: Tensor, right: Tensor, *, upper: bool) -> Tensor:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -212,3 +215,21 @@ def test_a_closed_stream_does_not_stop_a_run():
     reporter = PlainReporter(stream, every=0.0)
     stream.close()
     play(reporter)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_terminal_without_unicode_is_no_reason_to_fail(encoding, tmp_path):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "LC_ALL": "C"}
+    for arguments in (["show", "burgers"], ["list"], ["schema"], ["solve", "ungültig ∂"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "residua", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == (2 if arguments[0] == "solve" else 0), done.stderr
+        if arguments[0] == "show":
+            shown = done.stdout.decode(encoding)
+            assert "u_{t}" in shown and "?" not in shown

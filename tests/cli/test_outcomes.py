@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import numpy as np
@@ -157,3 +158,76 @@ def test_a_larger_budget_goes_on_where_the_smaller_one_ended(solve, tmp_path):
     run = tmp_path / "run"
     assert summary(run)["steps"] > 2 and summary(run)["relative_l2"]["u"] < 1e-4
     assert residua.load(run).case.run.steps == 30
+
+
+ERUPTING = DECAY.replace("u_t = -u", "u_t = log(u - 2 + 20*t)").replace(
+    "{exact: {u: exp(-t)}}", "none"
+)
+
+
+def test_a_first_draw_of_points_without_numbers_is_a_divergence(solve, tmp_path):
+    """Points that follow the residual are drawn before the first step."""
+    text = ERUPTING.replace("accuracy: 1e-4", "seed: 1")
+    code, _, err = solve(text, "--out", "run")
+    assert code == 4 and "at step 1:" in err and "singularity" in err
+    assert "(the equation 'u_t = log(u - 2 + 20*t)' is not a number at t = 0." in err
+    assert load_latest(tmp_path / "run" / "checkpoints")[1].step == 0
+    assert np.isfinite(residua.load(tmp_path / "run")([[0.5]])).all()
+
+
+@pytest.mark.parametrize("folder", ["/proc/residua", "file/inside", "/dev/null/x"])
+def test_a_folder_that_cannot_be_made_is_refused(folder, solve, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, out, err = solve(DECAY, "--out", folder, "--quiet")
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert "--out DIR" in err and "internal error" not in err
+
+
+def test_a_folder_that_may_not_be_written_is_refused(solve, monkeypatch):
+    def denied(*_args, **_kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied", "run/figure.png")
+
+    monkeypatch.setattr("residua.solvers.figures.draw", denied)
+    code, _, err = solve(DECAY, "--out", "run", "--quiet")
+    assert code == 2 and "run/figure.png: Permission denied" in err
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("solver.network={width: 4096, depth: 4}", "Jacobian of 30 residuals by 50"),
+        ("solver.network={width: 4096, depth: 64}", "a network of 1057"),
+        (
+            "solver={name: pinn, points: {interior: 10000000}}",
+            "Jacobian of 10000000 residuals by 9",
+        ),
+    ],
+)
+def test_what_cannot_fit_is_refused_before_anything_is_computed(change, says, dry, solve, tmp_path):
+    code, out, err = solve(DECAY, "--out", "run", "--set", change, *dry)
+    assert (code, out) == (5, "") and says in err and "GiB may be used; use" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_folder_is_made_where_the_trainer_cannot_be(solve, tmp_path, monkeypatch):
+    monkeypatch.setattr("residua.engine.optimizers.least_squares.LARGEST", 1000)
+    code, _, err = solve(DECAY, "--out", "run", "--device", "cpu")
+    assert code == 5 and "Jacobian" in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_a_gpu_that_is_not_there_is_refused_by_line(dry, solve, monkeypatch):
+    monkeypatch.setattr("residua.config.gpu_present", lambda: False)
+    text = DECAY.replace("{budget: none", "{device: cuda, budget: none")
+    code, out, err = solve(text, *dry)
+    assert (code, out) == (2, "")
+    assert "case.yaml:9: run.device: found 'cuda'; there is no CUDA device" in err
+    assert "--set run.device=cuda: run.device" in solve(DECAY, "--device", "cuda", *dry)[2]
+
+
+def test_nothing_to_resume_is_3_in_a_dry_run_too(solve):
+    for dry in ((), ("--dry-run",)):
+        code, out, err = solve(DECAY, "--out", "run", "--resume", *dry)
+        assert (code, out) == (3, "") and "nothing to resume" in err
