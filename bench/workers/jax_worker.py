@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -137,10 +134,6 @@ class JaxContender:
     """
 
     def __init__(self, request: dict[str, Any]) -> None:
-        if request["device"] == "cpu" and sys.platform == "linux":
-            # XLA takes as many threads as there are processors to run on.
-            allowed = sorted(os.sched_getaffinity(0))
-            os.sched_setaffinity(0, allowed[: request["threads"]])
         # No TF32; and float64 where it is asked for.
         jax.config.update("jax_default_matmul_precision", "highest")
         jax.config.update("jax_enable_x64", True)
@@ -158,9 +151,7 @@ class JaxContender:
             return jnp.square(jax.vmap(at)(points)).mean()
 
         self.arguments = (layers, points)
-        began = time.perf_counter()
         self.compiled = jax.jit(jax.value_and_grad(loss)).lower(*self.arguments).compile()
-        self.compile_seconds = time.perf_counter() - began
         self.on_processor = request["device"] == "cpu"
 
     def warm(self) -> None:

@@ -6,8 +6,8 @@ connects to the socket at PATH; with ``here`` the process itself does, until the
 (for devices that do not survive a fork). There it answers lines of JSON:
 
 * ``{"do": "open", ...}`` makes a contender, runs it on a few points so that its code is loaded,
-  then twice on all; answers loss, the file with its gradient, seconds of the second run, and by how
-  much memory grew at most;
+  then twice on all; answers loss, the file with its gradient, seconds of preparation (compilation
+  is part of it) and of the second run, and by how much memory grew at most;
 * ``{"do": "time", "steps": n, "warm": s}`` steps for s seconds untimed, then n times; answers
   seconds a step.
 
@@ -116,8 +116,14 @@ def _serve(stream: TextIO, make: Make, about: About) -> None:
 
 
 def _open(request: dict[str, Any], make: Make) -> tuple[Contender, dict[str, Any]]:
+    if request["device"] == "cpu" and hasattr(os, "sched_setaffinity"):
+        # The same processors for all. XLA takes as many threads as there are processors to run on.
+        allowed = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, allowed[: request["threads"]])
+    began = time.perf_counter()
     contender = make(request)
     contender.warm()
+    preparation = time.perf_counter() - began
     before = _resident()
     contender.step()
     began = time.perf_counter()
@@ -126,7 +132,7 @@ def _open(request: dict[str, Any], make: Make) -> tuple[Contender, dict[str, Any
     peak = contender.device_peak()
     if peak is None and before is not None:
         peak = _status("VmHWM") - before
-    answer: dict[str, Any] = {"seconds": seconds, "memory": peak}
+    answer: dict[str, Any] = {"preparation": preparation, "seconds": seconds, "memory": peak}
     if (found := contender.result()) is not None:
         loss, vector = found
         path = Path(request["results"])

@@ -102,6 +102,15 @@ def test_a_row_is_opened_compared_and_timed_in_other_processes(workers, monkeypa
         assert entry["gradient_difference"] < 1e-8
 
 
+def test_processes_that_are_not_forked_serve_row_after_row(monkeypatch):
+    """As on a GPU, where all contenders of a row are opened at once."""
+    monkeypatch.setitem(KINDS, "step", ("residua", "nested"))
+    with Workers("cpu", fork=False) as workers:
+        for equation in ("burgers", "kdv"):
+            found = speed.measure_row(tiny(equation=equation), workers, 1, 3)
+            assert found["error"] is None and set(found["ratios"]) == {"nested"}
+
+
 def test_more_memory_is_measured_as_more(workers, monkeypatch):
     if not os.path.exists("/proc/self/clear_refs"):
         pytest.skip("the system does not tell peak memory")
