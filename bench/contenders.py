@@ -109,17 +109,21 @@ class Workers:
 
     Args:
         device: ``cpu`` or ``cuda``.
+        threads: of a processor.
         jax_python: interpreter that has JAX; None for this one.
         fork: a process forked for each contender and row, so that its memory can be measured;
             otherwise one process for each contender, as a GPU demands.
     """
 
-    def __init__(self, device: str, *, jax_python: Path | None = None, fork: bool = True) -> None:
+    def __init__(
+        self, device: str, threads: int, *, jax_python: Path | None = None, fork: bool = True
+    ) -> None:
         if not hasattr(socket, "AF_UNIX"):
             raise ConfigurationError(
                 "this benchmark needs sockets that Windows lacks", advice="run it under WSL"
             )
         self.device = device
+        self.threads = threads
         self.about: dict[str, str] = {}
         """Versions and device, as the workers tell."""
         self.fork = fork and device == "cpu" and hasattr(os, "fork")
@@ -187,7 +191,7 @@ class Workers:
         return worker
 
     def _start(self, family: str, key: str) -> _Worker | Skipped:
-        environment = _environment(self.folder, self.device)
+        environment = _environment(self.folder, self.device, self.threads)
         command = [sys.executable, "-m", f"{__package__}.workers.{family}_worker"]
         if family == "jax":
             if self.jax_python is None and importlib.util.find_spec("jax") is None:
@@ -229,10 +233,13 @@ def _family(contender: str) -> str:
     return FAMILIES.get(first, "jax" if first == "jax" else "torch")
 
 
-def _environment(folder: Path, device: str) -> dict[str, str]:
+def _environment(folder: Path, device: str, threads: int) -> dict[str, str]:
     variables = dict(os.environ)
     variables.pop("PYTHONSTARTUP", None)
     variables["PYTHONUSERBASE"] = site.getuserbase()  # which HOME would move
+    # SciPy's linear algebra has threads of its own, which torch does not limit.
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        variables[name] = str(threads)
     # DeepXDE writes its choice of backend into the home folder unless it is made for it.
     variables |= {"DDE_BACKEND": "pytorch", "MPLBACKEND": "Agg", "HOME": str(folder)}
     # Else JAX takes three quarters of the device's memory before the first step.

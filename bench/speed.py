@@ -64,7 +64,7 @@ def benchmark(
     threads = threads or processors()
     began = time.monotonic()
     results: list[dict[str, Any]] = []
-    with Workers(device, jax_python=jax_python) as workers:
+    with Workers(device, threads, jax_python=jax_python) as workers:
         for number, row in enumerate(table):
             spent = 0.0 if budget is None else (time.monotonic() - began) / budget
             if spent >= 1:
@@ -73,7 +73,7 @@ def benchmark(
             else:
                 late = spent > number / len(table) + SLACK
                 repetitions = QUICK_REPETITIONS if quick or late else REPETITIONS
-                found = measure_row(row, workers, threads, repetitions, jax=not late)
+                found = measure_row(row, workers, repetitions, jax=not late)
             results.append(found)
             say(found)
     return {
@@ -98,7 +98,7 @@ def processors() -> int:
 
 
 def measure_row(
-    row: Row, workers: Workers, threads: int, repetitions: int, *, jax: bool = True
+    row: Row, workers: Workers, repetitions: int, *, jax: bool = True
 ) -> dict[str, Any]:
     """Open, compare, time and close all contenders of a row; failures are entries."""
     found: dict[str, dict[str, Any]] = {}
@@ -111,7 +111,7 @@ def measure_row(
         "problem": problem_of(row.equation),
         "data": str(data),
         "device": workers.device,
-        "threads": threads,
+        "threads": workers.threads,
     }
     try:
         for name in KINDS[row.kind]:

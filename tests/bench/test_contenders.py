@@ -79,7 +79,7 @@ def test_rows_are_chosen_by_name():
 
 @pytest.fixture
 def workers():
-    with Workers("cpu") as made:
+    with Workers("cpu", 1) as made:
         yield made
     assert not made.folder.exists()
 
@@ -87,7 +87,7 @@ def workers():
 def test_a_row_is_opened_compared_and_timed_in_other_processes(workers, monkeypatch):
     monkeypatch.setitem(KINDS, "step", ("residua", "nested", "floor"))
     row = tiny()
-    found = speed.measure_row(row, workers, 1, 3)
+    found = speed.measure_row(row, workers, 3)
     assert found["error"] is None
     assert set(found["ratios"]) == {"nested", "floor"}
     assert found["contenders"]["residua"]["gradient_difference"] < 1e-11
@@ -95,7 +95,7 @@ def test_a_row_is_opened_compared_and_timed_in_other_processes(workers, monkeypa
         assert len(entry["times"]) == 3 and entry["minimum"] > 0
         assert entry["memory"] is None or entry["memory"] >= 0
     assert "torch" in workers.about
-    iteration = speed.measure_row(tiny("gauss-newton"), workers, 1, 3)
+    iteration = speed.measure_row(tiny("gauss-newton"), workers, 3)
     assert iteration["error"] is None
     assert set(iteration["ratios"]) == {"torch.func jacobian", "torch.func iteration"}
     for entry in iteration["contenders"].values():
@@ -105,9 +105,9 @@ def test_a_row_is_opened_compared_and_timed_in_other_processes(workers, monkeypa
 def test_processes_that_are_not_forked_serve_row_after_row(monkeypatch):
     """As on a GPU, where all contenders of a row are opened at once."""
     monkeypatch.setitem(KINDS, "step", ("residua", "nested"))
-    with Workers("cpu", fork=False) as workers:
+    with Workers("cpu", 1, fork=False) as workers:
         for equation in ("burgers", "kdv"):
-            found = speed.measure_row(tiny(equation=equation), workers, 1, 3)
+            found = speed.measure_row(tiny(equation=equation), workers, 3)
             assert found["error"] is None and set(found["ratios"]) == {"nested"}
 
 
@@ -116,7 +116,7 @@ def test_more_memory_is_measured_as_more(workers, monkeypatch):
         pytest.skip("the system does not tell peak memory")
     monkeypatch.setitem(KINDS, "step", ("nested",))
     small, large = (
-        speed.measure_row(Row("step", "laplacian-2", 32, "float64", points=n), workers, 1, 3)
+        speed.measure_row(Row("step", "laplacian-2", 32, "float64", points=n), workers, 3)
         for n in (500, 8000)
     )
     ratio = large["contenders"]["nested"]["memory"] / small["contenders"]["nested"]["memory"]
@@ -125,7 +125,7 @@ def test_more_memory_is_measured_as_more(workers, monkeypatch):
 
 def test_deepxde_agrees(workers, monkeypatch):
     monkeypatch.setitem(KINDS, "step", ("residua", "nested", "deepxde"))
-    found = speed.measure_row(tiny(equation="biharmonic"), workers, 1, 3)
+    found = speed.measure_row(tiny(equation="biharmonic"), workers, 3)
     assert found["error"] is None, found
     assert found["contenders"]["deepxde"]["gradient_difference"] < 1e-11
     assert found["ratios"]["deepxde"]["minimum"] > 0
@@ -133,7 +133,7 @@ def test_deepxde_agrees(workers, monkeypatch):
 
 def test_what_a_worker_says_of_a_failure_is_kept(workers, monkeypatch):
     monkeypatch.setitem(KINDS, "step", ("nested", "torch.func jacobian", "no such"))
-    found = speed.measure_row(tiny(equation="kdv"), workers, 1, 3)["contenders"]
+    found = speed.measure_row(tiny(equation="kdv"), workers, 3)["contenders"]
     assert "Burgers" in found["torch.func jacobian"]["skipped"]
     assert "KeyError" in found["no such"]["failed"]
     assert "times" in found["nested"]
@@ -144,5 +144,5 @@ def test_jax_agrees(workers, monkeypatch):
     jax = [name for name in KINDS["step"] if name.startswith("jax")]
     monkeypatch.setitem(KINDS, "step", ("residua", "nested", *jax))
     for equation in EQUATIONS:
-        found = speed.measure_row(tiny(equation=equation), workers, 1, 3)
+        found = speed.measure_row(tiny(equation=equation), workers, 3)
         assert found["error"] is None, found
