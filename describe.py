@@ -13,6 +13,7 @@ from .config import Case
 from .errors import ConfigurationError
 from .problems import registry
 from .problems.equation import Equation
+from .problems.notes import problem_notes
 from .problems.problem import Problem
 from .solvers import BACKENDS
 from .solvers.deepxde.options import DeepxdeOptions
@@ -126,6 +127,7 @@ def plan(case: Case, folder: Path) -> str:
         ["folder", str(folder)],
         ["hash", case.digest()],
     ]
+    rows += [["note", note] for note in problem_notes(problem)]
     return columns(rows) + "\nNothing was computed and nothing was written (--dry-run)."
 
 

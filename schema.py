@@ -9,6 +9,7 @@ from typing import Any
 
 from .config import NAME, RunOptions
 from .problems import registry
+from .problems.reference_settings import METHODS
 from .solvers import any_options
 from .typed import schema
 
@@ -87,7 +88,7 @@ def _definition() -> dict[str, Any]:
     bounds = {"type": "array", "items": _CONSTANT, "minItems": 2, "maxItems": 2}
     return {
         "type": "object",
-        "required": ["coordinates", "fields", "equations"],
+        "required": ["coordinates", "fields", "equations", "conditions"],
         "additionalProperties": False,
         "properties": {
             "name": {"type": "string", "pattern": f"^{NAME}$"},
@@ -101,6 +102,17 @@ def _definition() -> dict[str, Any]:
             },
             "equations": {"type": "array", "items": {"type": "string"}, "minItems": 1},
             "conditions": {"type": "array", "items": condition},
-            "reference": {"anyOf": [{"type": "string"}, {"type": "object"}]},
+            "reference": {"anyOf": [{"enum": sorted(METHODS.keys() - {"exact"})}, *_references()]},
         },
     }
+
+
+def _references() -> list[dict[str, Any]]:
+    """A mapping for each method, with its settings; `exact` names itself."""
+    found = []
+    for method, settings in METHODS.items():
+        entry = schema(settings)
+        entry["properties"] = {"method": {"const": method}, **entry["properties"]}
+        entry["required"] = ["exact"] if method == "exact" else ["method"]
+        found.append(entry)
+    return found

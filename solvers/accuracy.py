@@ -41,12 +41,15 @@ class Comparison:
         maximum: largest absolute error at a quadrature node.
         error_bar: relative L2 error of the reference itself.
         nodes: quadrature nodes in all.
+        absolute: fields whose reference is zero: their "relative" error is the root of the mean
+            square error itself.
     """
 
     relative_l2: dict[str, float]
     maximum: dict[str, float]
     error_bar: dict[str, float]
     nodes: int
+    absolute: tuple[str, ...] = ()
 
     @property
     def reference_limited(self) -> dict[str, bool]:
@@ -124,6 +127,7 @@ def compare(
     with np.errstate(over="ignore", invalid="ignore"):
         difference = found - true
         squared, norm = weights @ difference**2, weights @ true**2
+        absolute = tuple(np.array(problem.fields)[norm == 0].tolist())
         norm = np.where(norm > 0, norm, weights.sum())
         relative = np.sqrt(squared / norm)
         maximum = np.abs(difference).max(axis=0)
@@ -133,4 +137,5 @@ def compare(
         {name: float(value) for name, value in zip(names, maximum, strict=True)},
         {name: float(error_bar.get(name, 0.0)) for name in names},
         len(points),
+        absolute,
     )

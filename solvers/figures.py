@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..problems.problem import Problem
     from .accuracy import Comparison
 
-__all__ = ["draw"]
+__all__ = ["Cost", "draw"]
 
 VALUES, ERRORS = "viridis", "magma"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
@@ -47,6 +47,25 @@ STYLE: dict[Any, Any] = {
     "mathtext.fontset": "dejavusans",
     "image.interpolation": "nearest",
 }
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What errors cost.
+
+    Attributes:
+        method: the classical solver.
+        curve: seconds and relative L2 error of it, from cheap to dear.
+        seconds: of this run, where they are known.
+        error: relative L2 error of this run.
+        absolute: the solution is zero, and errors are root mean squares.
+    """
+
+    method: str
+    curve: Sequence[tuple[float, float]]
+    seconds: float | None
+    error: float
+    absolute: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +101,7 @@ def draw(
     reference: Mapping[str, np.ndarray],
     comparison: Comparison | None = None,
     history: Sequence[Mapping[str, Any]] = (),
+    cost: Cost | None = None,
 ) -> Path:
     """Draw a solution into a PNG file, atomically.
 
@@ -93,17 +113,20 @@ def draw(
         reference: the same of the reference; empty without one.
         comparison: errors written on the panels.
         history: records with `loss` and, by term, `losses`; `step` counts them where given.
+        cost: what the classical solver needs for which error; None to leave it out.
 
     Returns:
         The path.
     """
+    cost = cost if cost is not None and cost.curve else None
     shown = {name: _sane(fields[name]) for name in list(fields)[:MOST_FIELDS]}
     with mpl.rc_context(STYLE):
         if len(axes) == 1:
-            figure = _curves(axes, shown, reference, comparison, history)
+            figure = _curves(axes, shown, reference, comparison, history, cost)
         else:
             rows = _rows(problem, axes, shown, reference)
-            figure = _images(rows, comparison, history, equal=problem.time is None or len(axes) > 2)
+            equal = problem.time is None or len(axes) > 2
+            figure = _images(rows, comparison, history, cost, equal=equal)
         figure.suptitle(problem.title or problem.name, fontsize=11, fontweight="bold")
         FigureCanvasAgg(figure)
         with replacing(path) as temporary:
@@ -161,10 +184,11 @@ def _images(
     rows: Sequence[_Row],
     comparison: Comparison | None,
     history: Sequence[Mapping[str, Any]],
+    cost: Cost | None,
     *,
     equal: bool,
 ) -> Figure:
-    """A row of panels for each of `rows`; the loss to the right of one row, below several."""
+    """A row of panels for each of `rows`; loss and cost to the right of one row, below several."""
     compared = rows[0].reference is not None
     panels, lines = (3 if compared else 1), len(rows)
     ratio = _ratio(rows[0].extent) if equal else 1.1
@@ -172,15 +196,18 @@ def _images(
     height = 2.6 if lines == 1 else 2.2
     width = float(np.clip(height * ratio, 1.5, 4.0)) + 0.9
     if lines == 1:
-        size = (width * panels + 3.6, height + 0.9)
+        curves = 1 if cost is None else 2
+        size = (width * panels + 3.4 * curves + 0.2, height + 0.9)
         figure = Figure(figsize=size, layout="constrained")
-        cells = figure.add_gridspec(1, panels + 1, width_ratios=[width] * panels + [3.4])
-        loss = figure.add_subplot(cells[0, panels])
+        ratios = [width] * panels + [3.4] * curves
+        cells = figure.add_gridspec(1, panels + curves, width_ratios=ratios)
+        loss, *more = (figure.add_subplot(cells[0, panels + k]) for k in range(curves))
     else:
         size = (max(width * panels, 6.5) + 0.6, (height + 0.25) * lines + 2.9)
         figure = Figure(figsize=size, layout="constrained")
         cells = figure.add_gridspec(lines + 1, panels, height_ratios=[height] * lines + [1.9])
-        loss = figure.add_subplot(cells[lines, :])
+        below = cells[lines, :].subgridspec(1, 1 if cost is None else 2)
+        loss, *more = (figure.add_subplot(below[0, k]) for k in range(below.ncols))
     for line, row in enumerate(rows):
         new = line == 0 or rows[line - 1].field != row.field
         for column, panel in enumerate(_panels(row)):
@@ -213,6 +240,8 @@ def _images(
                 bar = figure.colorbar(image, ax=axes, pad=0.02, fraction=0.05, format=numbers)
                 bar.ax.spines[:].set_visible(False)
     _loss(loss, history)
+    for panel in more:
+        _cost(panel, cost)
     return figure
 
 
@@ -235,10 +264,11 @@ def _curves(
     reference: Mapping[str, np.ndarray],
     comparison: Comparison | None,
     history: Sequence[Mapping[str, Any]],
+    cost: Cost | None = None,
 ) -> Figure:
-    """Fields of one coordinate: the curves, their errors, the loss."""
+    """Fields of one coordinate: the curves, their errors, the loss, the cost."""
     ((coordinate, points),) = axes.items()
-    panels = 2 + bool(reference)
+    panels = 2 + bool(reference) + (cost is not None)
     figure = Figure(figsize=(4.0 * panels, 3.4), layout="constrained")
     drawn = list(np.atleast_1d(figure.subplots(1, panels)))
     for (name, values), colour in zip(fields.items(), COLOURS, strict=False):
@@ -256,13 +286,37 @@ def _curves(
         drawn[0].legend()
     if reference:
         _cut_below(drawn[1])
-        drawn[1].set_title("absolute error, with relative $L^2$")
+        kinds = {name in comparison.absolute for name in fields} if comparison else {False}
+        what = "root mean square" if kinds == {True} else "relative $L^2$"
+        drawn[1].set_title(f"absolute error, with {what}")
         drawn[1].legend(loc="best")
+    if cost is not None:
+        _cost(drawn.pop(), cost)
     for panel in drawn[:-1]:
         panel.set_xlabel(f"${_math(coordinate)}$")
         panel.margins(x=0)
     _loss(drawn[-1], history)
     return figure
+
+
+def _cost(axes: Axes, cost: Cost | None) -> None:
+    """Error against seconds: the classical solver's curve, and a star for this run."""
+    assert cost is not None
+    axes.set_title("error against time")
+    seconds, errors = (np.maximum(column, FLOOR) for column in np.array(cost.curve, float).T)
+    axes.plot(seconds, errors, "o-", color=COLOURS[0], markersize=3, label="classical solver")
+    if cost.seconds is not None and cost.seconds > 0 and 0 <= cost.error < CEILING:
+        error = max(cost.error, FLOOR)
+        axes.plot([cost.seconds], [error], "*", color=COLOURS[1], markersize=11, label="this run")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("root mean square error" if cost.absolute else "relative $L^2$ error")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(numticks=6))
+        axis.set_minor_locator(NullLocator())
+    axes.margins(0.1)
+    axes.legend(loc="best")
 
 
 def _cut_below(axes: Axes) -> None:
@@ -335,7 +389,9 @@ def _note(comparison: Comparison, field: str) -> str:
     truth = f"reference \u00b1 {_scientific(bar)}" if bar > 0 else "reference exact"
     if comparison.reference_limited.get(field):
         truth = f"limited by {truth}"
-    return f"relative $L^2$ {_measured(comparison, field)}\n({truth})"
+    # The reference is zero, so there is nothing to be relative to.
+    what = "root mean square" if field in comparison.absolute else "relative $L^2$"
+    return f"{what} {_measured(comparison, field)}\n({truth})"
 
 
 def _measured(comparison: Comparison, field: str) -> str:

@@ -57,7 +57,9 @@ class Network:
     width: int = option(20, "neurons in each hidden layer", low=1, high=4096)
     depth: int = option(3, "hidden layers", low=1, high=64)
     activation: Literal["tanh", "sin", "silu", "gelu"] = option("tanh", "activation function")
-    fourier: int = option(0, "random Fourier features; 0 for none", low=0, high=4096)
+    fourier: int = option(
+        0, "random Fourier features (of time, under spectral); 0 for none", low=0, high=4096
+    )
     fourier_scale: float = option(
         1.0, "standard deviation of the Fourier frequencies", above=0.0, high=1e3
     )
@@ -73,6 +75,14 @@ class Network:
         "the known part of the field (state handed over, hard data) is an input too; auto: in "
         "time windows",
     )
+
+    def __post_init__(self) -> None:
+        if self.kind == "spectral" and self.background is True:
+            raise ConfigurationError(
+                "a spectral series has no input that the known part of the field could be",
+                path=("background",),
+                advice="write 'background: auto', or another kind of network",
+            )
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,13 @@ class Points:
                 f"'{self.adaptive}' never acts while resample_every is 0",
                 path=("adaptive",),
                 advice="write 'resample_every: 100' beside it, or 'adaptive: none'",
+            )
+        if self.adaptive == "r3" and self.sampler == "grid":
+            raise ConfigurationError(
+                "'r3' replaces points by fresh ones, and a grid has none",
+                path=("sampler",),
+                found="grid",
+                advice="write 'sampler: sobol' beside it, or 'adaptive: rad'",
             )
 
     def interval(self, optimizer: str) -> int:

@@ -23,6 +23,7 @@ from ..errors import (
     DivergedError,
     ResourceError,
 )
+from ..problems.notes import problem_notes
 from ..problems.references import Reference, ReferenceUnavailable
 from ..progress import Reporter
 from . import BACKENDS
@@ -166,6 +167,7 @@ def _notes(case: Case, trainer: SolverTrainer) -> list[str]:
             f"{rows} residuals for {trainer.parameter_count} parameters: between the points the "
             "equation is free to fail; raise solver.points.interior"
         )
+    notes += problem_notes(case.problem)
     if case.run.deterministic and case.run.budget is not None:
         notes.append("run.budget is wall time: the run repeats exactly only if it ends before")
     return notes
@@ -221,9 +223,10 @@ def _write(
         assert reference is not None and comparison is not None
         bar = comparison.error_bar[name]
         limited = " (reference-limited)" if comparison.reference_limited[name] else ""
-        reporter.message(
-            f"relative L2 error of {name}: {error:.2e}{limited}, reference known to {bar:.1e}"
-        )
+        what = f"relative L2 error of {name}"
+        if name in comparison.absolute:
+            what = f"absolute error of {name} (root mean square, for the reference is 0)"
+        reporter.message(f"{what}: {error:.2e}{limited}, reference known to {bar:.1e}")
     if errors and reference is not None:
         worst = max(errors.values())
         reporter.message(

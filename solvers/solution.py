@@ -187,9 +187,17 @@ class Solution:
                 arrays[f"{name}_error"] = fields[name] - values
             vtkhdf.write(folder / IMAGE, axes, arrays, time=self.problem.time)
         if figure:
-            from .figures import draw
+            from .figures import Cost, draw
 
-            draw(folder / FIGURE, self.problem, axes, fields, true, comparison, self.history)
+            cost = None
+            # Wall times differ; a deterministic run draws the same picture to the last bit.
+            timed = self.case is None or not self.case.run.deterministic
+            if timed and reference is not None and comparison is not None:
+                seconds = self.metadata.get("seconds")
+                error = max(comparison.relative_l2.values())
+                absolute = set(comparison.absolute) == set(self.problem.fields)
+                cost = Cost(reference.classical, reference.costs(), seconds, error, absolute)
+            draw(folder / FIGURE, self.problem, axes, fields, true, comparison, self.history, cost)
         summary = summarise(
             self.problem, self.status, self.seed, self.metadata, reference, comparison
         )
@@ -212,11 +220,16 @@ class Solution:
         return inputs
 
     def _derivative(self, name: str) -> tuple[str, tuple[int, ...]]:
-        place = self.problem.namespace.derivative(name)
+        names = self.problem.namespace
+        place = names.derivative(name) if isinstance(name, str) else None
         if place is None:
+            known = (*self.problem.coordinates, *names.parameters)
+            if isinstance(name, str) and name and name not in known:
+                advice = names.suggest(name)
+            else:
+                advice = f"write such as '{self.problem.fields[0]}_{self.problem.coordinates[0]}'"
             raise ValueError(
-                f"derivatives: found {name!r}, which is not a derivative of a field; "
-                f"{self.problem.namespace.suggest(name)}"
+                f"derivatives: found {name!r}, which is not a derivative of a field; {advice}"
             )
         return place
 

@@ -53,6 +53,7 @@ def summarise(
         "seconds": metadata.get("seconds"),
         "peak_memory_mib": metadata.get("peak_memory_mib", peak_memory_mib()),
         "relative_l2": dict(errors),
+        "relative_l2_is_absolute": list(comparison.absolute) if comparison else [],
         "maximum_error": dict(comparison.maximum) if comparison else dict.fromkeys(problem.fields),
         "reference_error_bar": dict(bars),
         "reference_limited": comparison.reference_limited if comparison else None,
@@ -67,12 +68,16 @@ def summarise(
 
 
 def _classical(reference: Reference | None, comparison: Comparison | None) -> dict[str, Any]:
-    """The method of the reference, and how long it needs to be as good as this solution."""
+    """The method of the reference, and how long it needs to be as good as this solution.
+
+    `curve` holds what it was measured at: rows of seconds and relative L2 error.
+    """
     if reference is None:
-        return {"method": None, "seconds_to_same_error": None}
+        return {"method": None, "seconds_to_same_error": None, "curve": []}
     error = max(comparison.relative_l2.values()) if comparison else math.nan
     seconds = reference.seconds_to(error) if math.isfinite(error) else None
-    return {"method": reference.classical, "seconds_to_same_error": seconds}
+    curve = [[float(time), float(size)] for time, size in reference.costs()]
+    return {"method": reference.classical, "seconds_to_same_error": seconds, "curve": curve}
 
 
 def versions() -> dict[str, str]:

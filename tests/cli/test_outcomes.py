@@ -118,7 +118,9 @@ def test_a_missed_accuracy_exits_1_after_everything_is_written(solve, tmp_path):
     assert good["relative_l2"]["u"] < 1e-4 < bad["relative_l2"]["u"]
     for key in ("problem", "solver", "status", "seed", "seconds", "peak_memory_mib"):
         assert bad[key] is not None
-    assert set(bad["classical"]) == {"method", "seconds_to_same_error"}
+    assert set(bad["classical"]) == {"method", "seconds_to_same_error", "curve"}
+    curve = np.array(good["classical"]["curve"])
+    assert curve.shape[1] == 2 and (np.diff(curve, axis=0) * [1, -1] > 0).all()
     assert residua.load(tmp_path / "bad")([[0.5]]).shape == (1, 1)
     none = ("--out", "none", "--set", "problem.reference=none")
     code, _, err = solve(DECAY, *none)
@@ -231,3 +233,19 @@ def test_nothing_to_resume_is_3_in_a_dry_run_too(solve):
     for dry in ((), ("--dry-run",)):
         code, out, err = solve(DECAY, "--out", "run", "--resume", *dry)
         assert (code, out) == (3, "") and "nothing to resume" in err
+
+
+def test_a_zero_solution_has_an_absolute_error(solve, tmp_path):
+    text = DECAY.replace("u: 1}", "u: 0}").replace("exp(-t)", "0")
+    code, out, _ = solve(text, "--out", "run", "--set", "run.accuracy=null")
+    assert code == 0 and "absolute error of u (root mean square, for the reference is 0)" in out
+    assert "relative L2" not in out
+    assert summary(tmp_path / "run")["relative_l2_is_absolute"] == ["u"]
+
+
+def test_what_is_written_and_not_used_is_said(solve):
+    text = DECAY.replace("fields: [u]", "fields: [u]\n  parameters: {nu: 1, mu: 2}")
+    text = text.replace("u_t = -u", "u_t = -nu*u")
+    for dry in (("--dry-run",), ()):
+        code, out, _ = solve(text, "--out", "run", *dry)
+        assert code == 0 and "the parameter 'mu' is used nowhere" in out and "'nu'" not in out

@@ -146,6 +146,10 @@ def test_a_wrong_key_is_invalid_and_its_correction_valid(bad):
         "run.device=tpu",
         "problem.coordinates.x=[0]",
         "problem.fields=[]",
+        "problem.reference=exact",
+        "problem.reference={exact: {u: 0}, foo: 3}",
+        "problem.reference={method: none, target: 3}",
+        "problem.reference={method: auto, target: 1}",
     ],
 )
 def test_a_value_out_of_range_is_invalid(change):
@@ -153,3 +157,19 @@ def test_a_value_out_of_range_is_invalid(change):
 
     good = data(BURGERS)
     assert complaints(Override.parse(change).apply(good), SCHEMA)
+
+
+def test_what_the_loader_misses_is_missing_for_the_schema_too():
+    for key in ("coordinates", "fields", "equations", "conditions"):
+        case = data(BURGERS)
+        del case["problem"][key]
+        assert complaints(case, SCHEMA), key
+
+
+@pytest.mark.parametrize(
+    "reference", ["auto", "none", {"exact": {"u": 0}}, {"method": "auto", "target": 1e-6}]
+)
+def test_references_are_valid(reference):
+    case = data(BURGERS)
+    case["problem"]["reference"] = reference
+    assert complaints(case, SCHEMA) == []

@@ -88,6 +88,8 @@ def test_shift_of_a_wave_along_a_periodic_axis() -> None:
 def test_a_vanishing_reference_gives_the_root_mean_square(plane: Problem) -> None:
     found = compare(plane, lambda p: p[:, :1], lambda p: 0 * p[:, :1], {}, n=8)
     assert abs(found.relative_l2["u"] - np.sqrt(1 / 3)) < 1e-14
+    assert found.absolute == ("u",)
+    assert compare(plane, lambda p: p[:, :1], lambda p: p[:, :1], {}, n=8).absolute == ()
 
 
 def test_reference_limited_means_below_three_error_bars() -> None:

@@ -95,10 +95,13 @@ def test_points_of_another_shape_are_refused(solved: Solution, points: list) -> 
         solved(points)
 
 
-@pytest.mark.parametrize("name", ["w_x", "u_y", "x", "u__x", ""])
+@pytest.mark.parametrize("name", ["w_x", "u_y", "x", "t", "u__x", "u_", "", 5])
 def test_names_that_are_not_derivatives_are_refused(solved: Solution, name: str) -> None:
-    with pytest.raises(ValueError, match="derivatives: found"):
+    with pytest.raises(ValueError, match="derivatives: found") as caught:
         solved([[0.0, 0.0]], derivatives=(name,))
+    assert f"mean '{name}'" not in str(caught.value)
+    if name in ("x", "t", "", 5):
+        assert "write such as 'u_x'" in str(caught.value)
 
 
 def test_grid_spans_the_domain_in_declared_order(solved: Solution) -> None:

@@ -35,6 +35,7 @@ def drawn(folder: Path, names: tuple[str, ...], fields: dict[str, np.ndarray], *
         reference,
         comparison,
         more.get("history", HISTORY),
+        more.get("cost"),
     )
 
 
@@ -102,6 +103,31 @@ def test_images_have_the_vertical_coordinate_along_their_rows() -> None:
     for (row,) in (first, second):
         assert (row.horizontal, row.vertical) == ("t", "x")
         assert np.array_equal(row.values, x[:, None] + 10 * t)
+
+
+@pytest.mark.parametrize("names", [("t",), ("x", "t"), ("x", "y", "t")])
+def test_the_cost_of_an_error_is_drawn_with_one_star_for_the_run(names: tuple[str, ...]) -> None:
+    axes = {name: np.linspace(0, 1, 5) for name in names}
+    fields = {"u": np.ones((5,) * len(names))}
+    rows = [(0.01, 1e-2), (0.1, 1e-5), (1.0, 0.0)]
+
+    def panels(cost: figures.Cost | None) -> dict[str, Any]:
+        problem: Any = SimpleNamespace(time="t")
+        if len(names) == 1:
+            figure = figures._curves(axes, fields, fields, None, HISTORY, cost)
+        else:
+            drawn = figures._rows(problem, axes, fields, fields)
+            figure = figures._images(drawn, None, HISTORY, cost, equal=False)
+        return {panel.get_title(): panel for panel in figure.axes}
+
+    panel = panels(figures.Cost("ETDRK4", rows, 60.0, 1e-4))["error against time"]
+    curve, star = panel.lines
+    assert np.array_equal(curve.get_xdata(), [0.01, 0.1, 1.0])
+    assert np.array_equal(curve.get_ydata(), [1e-2, 1e-5, figures.FLOOR])
+    assert (list(star.get_xdata()), list(star.get_ydata())) == ([60.0], [1e-4])
+    assert (panel.get_xscale(), panel.get_yscale()) == ("log", "log")
+    assert len(panels(figures.Cost("ETDRK4", rows, None, 1e-4))["error against time"].lines) == 1
+    assert "error against time" not in panels(None)
 
 
 def test_exact_values_do_not_take_the_axis_of_the_errors() -> None:

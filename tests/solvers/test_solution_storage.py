@@ -73,7 +73,7 @@ def rebuild(monkeypatch: pytest.MonkeyPatch) -> None:
     case = SimpleNamespace(problem=Problem.from_mapping(PROBLEM, name="wave"))
     config, build = ModuleType("residua.config"), ModuleType("residua.solvers.build")
 
-    def load_case(path: Path) -> SimpleNamespace:
+    def load_case(path: Path, problem: Problem | None = None) -> SimpleNamespace:
         if path.read_text() != "fine":
             raise ConfigurationError("not a case")
         return case

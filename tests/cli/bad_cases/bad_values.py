@@ -212,4 +212,20 @@ VALUES = [
         "out: runs/a/b",
         ("run.out", "relative"),
     ),
+    Bad(
+        "fresh points of a grid",
+        "    sampler: sobol\n",
+        "    adaptive: r3\n    sampler: grid\n",
+        "    adaptive: r3\n",
+        ("solver.points.sampler", "'r3' replaces points by fresh ones"),
+        line=28,
+    ),
+    Bad(
+        "series with a background",
+        "    width: 20\n",
+        "    kind: spectral\n    background: true\n",
+        "    kind: spectral\n",
+        ("solver.network.background", "'background: auto'"),
+        line=21,
+    ),
 ]
