@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .fourier import NotApplicable
-from .methods import Method, candidates
+from .methods import FourierETDRK4, FourierExact, Method, candidates
 from .reference import pareto
 from .refinement import Refinement
 from .system import ReferenceUnavailable, System
@@ -79,6 +79,13 @@ class Automatic:
             )
         self.level, self.solution = self.best.level, self.best.solution
         if not self.bars.max() <= _USELESS:
+            if self.best.unseen:
+                raise ReferenceUnavailable(
+                    f"no automatic reference: {self.best.unseen} has features that "
+                    f"{self.method.name} with {self.method.describe(*self.level)} does not see; "
+                    "widen them, divide the domain where they lie, give more 'seconds', or set "
+                    "'reference: none'"
+                )
             cause = (
                 "the solution probably has a shock or a jump, blows up, or is chaotic over this "
                 "interval, so add viscosity, smooth the data, shorten the interval"
@@ -152,8 +159,10 @@ def _held(methods: Sequence[Method], resolution: int) -> list[Method]:
         )
     for method in held:
         if method.space != (0,):
-            method.space = (max(4, 2 * round(resolution / 2.8)), resolution)
-            method.start = (1, method.start[1])
+            # Two coarser grids: two may agree by chance.
+            coarser = max(4, 2 * round(resolution / 3.6)), max(6, 2 * round(resolution / 2.8))
+            method.space = (*coarser, resolution)
+            method.start = (2, method.start[1])
     return held
 
 
@@ -166,4 +175,7 @@ def applicable(system: System) -> tuple[list[Method], list[str]]:
             methods.append(kind(system))
         except (NotApplicable, ReferenceUnavailable) as error:
             reasons.append(str(error))
+    if methods and isinstance(methods[0], FourierExact):
+        # Nothing is gained by steps where none are needed.
+        methods = [m for m in methods if type(m) is not FourierETDRK4]
     return methods, reasons

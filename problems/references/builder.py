@@ -20,6 +20,11 @@ __all__ = ["build"]
 
 Array = NDArray[np.float64]
 
+# An exact solution this far from the computed one, relative, is the solution of something else.
+_DIFFERENT = 1e-2
+# For what the quadrature of the distance misses.
+_SAMPLED = 1.1
+
 
 def build(problem: Any, **settings: Any) -> Reference:
     """The reference a problem asks for.
@@ -78,15 +83,46 @@ def _automatic(problem: Any, **settings: Any) -> Reference:
 
 def _exact(problem: Any, formulas: Mapping[str, Any]) -> Reference:
     exact = Exact.of(problem, formulas)
-    bar = max(ERROR_BAR, exact.residual)
+    bars, how = dict.fromkeys(problem.fields, ERROR_BAR), "rounding"
+    if exact.residual:
+        bars, how = _judged(problem, exact)
     return Reference(
         method="exact",
-        error_bar=dict.fromkeys(problem.fields, bar),
-        description="exact solution, checked against equations and conditions; bar: rounding or "
-        f"the relative residual of the formula, {bar:.1e}",
+        error_bar=bars,
+        description=f"exact solution, checked against equations and conditions; bar: {how}",
         evaluate=exact,
         price=_price(problem, exact),
         classical=_classical(problem),
+    )
+
+
+def _judged(problem: Any, exact: Exact) -> tuple[dict[str, float], str]:
+    """The bar of formulas that do not satisfy the equations to rounding.
+
+    A residual is not an error: growth and resonance amplify it. The error is at most the distance
+    from the automatic reference and that one's own bar.
+    """
+    left = f"the exact solution given leaves a relative residual of {exact.residual:.1e}"
+    advice = "write its constants with more digits or set 'reference: auto'"
+    try:
+        system = System(problem)
+        found = Automatic(system, seconds=10.0)
+    except ReferenceUnavailable as error:
+        raise ReferenceUnavailable(
+            f"{left}, and nothing tells how far it is from the solution ({error}); {advice}"
+        ) from None
+    common = found.best.common
+    apart = common.relative_l2(common.sample(exact, system), found.best.values)
+    apart = _SAMPLED * apart + found.bars
+    if not apart.max() <= _DIFFERENT:
+        raise ReferenceUnavailable(
+            f"{left} and differs by {apart.max():.1e} in relative L2 from the solution that "
+            f"{found.method.name} finds; {advice}"
+        )
+    bars = {name: float(bar) for name, bar in zip(problem.fields, apart, strict=True)}
+    return bars, (
+        f"distance from {found.method.name} and that one's bar, because a relative residual of "
+        f"{exact.residual:.1e} is left"
     )
 
 

@@ -198,6 +198,22 @@ def inverse_transform(modes: Complex, sizes: Sequence[int]) -> Any:
     )
 
 
+def mode_grid(bases: Sequence[Fourier]) -> tuple[list[Array], Array]:
+    """Wave numbers by axis, and 0 for the highest cosines, 1 for all other modes."""
+    waves, mask = [], np.ones((1,) * len(bases))
+    for axis, basis in enumerate(bases):
+        last = axis == len(bases) - 1
+        k = (
+            scipy.fft.rfftfreq(basis.n, 1.0 / basis.n)
+            if last
+            else scipy.fft.fftfreq(basis.n, 1.0 / basis.n)
+        )
+        shape = [-1 if a == axis else 1 for a in range(len(bases))]
+        mask = mask * (np.abs(k) < basis.n // 2).reshape(shape)
+        waves.append((2 * np.pi / (basis.high - basis.low) * k).reshape(shape))
+    return waves, mask
+
+
 def etdrk4(fourier: FourierSystem, n: int, steps: int, *, deadline: float = np.inf) -> GridSolution:
     """Solve with n nodes per original length and a number of equal steps.
 
@@ -216,17 +232,7 @@ def etdrk4(fourier: FourierSystem, n: int, steps: int, *, deadline: float = np.i
     bases = fourier.bases(n)
     sizes = tuple(b.n for b in bases)
     axes = tuple(range(-len(sizes), 0))
-    waves, mask = [], np.ones((1,) * len(sizes))
-    for axis, basis in enumerate(bases):
-        last = axis == len(bases) - 1
-        k = (
-            scipy.fft.rfftfreq(basis.n, 1.0 / basis.n)
-            if last
-            else scipy.fft.fftfreq(basis.n, 1.0 / basis.n)
-        )
-        shape = [-1 if a == axis else 1 for a in range(len(bases))]
-        mask = mask * (np.abs(k) < basis.n // 2).reshape(shape)
-        waves.append((2 * np.pi / (basis.high - basis.low) * k).reshape(shape))
+    waves, mask = mode_grid(bases)
     try:
         operator, inverse = fourier.symbols(waves)
     except NotApplicable as error:

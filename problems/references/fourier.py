@@ -126,16 +126,20 @@ class FourierSystem:
 
     def smooth_when_mirrored(self) -> bool:
         """Whether the spectrum of the mirrored initial data decays: no corner at the walls."""
-        if not self.mirrored:
+        if not self.mirrored or self._decays(256 if len(self.system.space) == 1 else 64, 1e-10):
             return True
-        state = self.initial(self.bases(256 if len(self.system.space) == 1 else 64))
+        # A wave too short for that grid has no spectrum on a finer one but its own.
+        return self._decays(1024 if len(self.system.space) == 1 else 256, 1e-14)
+
+    def _decays(self, n: int, level: float) -> bool:
+        state = self.initial(self.bases(n))
         spectrum = np.abs(np.fft.fftn(state, axes=tuple(range(1, state.ndim))))
         for axis, name in enumerate(self.system.space, start=1):
             if name not in self.mirrored:
                 continue
             line = np.moveaxis(spectrum, axis, 0).reshape(spectrum.shape[axis], -1).max(axis=1)
             quarter = len(line) // 4
-            if line[quarter : 3 * quarter].max() > 1e-10 * line.max():
+            if line[quarter : 3 * quarter].max() > level * line.max():
                 return False
         return True
 

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .collocation import Collocation
 from .etdrk4 import etdrk4
+from .exponential import propagate
 from .fourier import FourierSystem, NotApplicable
 from .radau import integrate
 from .solution import GridSolution, Slices
+from .spectral import Basis, Chebyshev, Fourier
 from .steady import newton
 from .system import ReferenceUnavailable, System, partial
 
-__all__ = ["FourierETDRK4", "Method", "NewtonCollocation", "RadauCollocation", "candidates"]
+__all__ = [
+    "FourierETDRK4",
+    "FourierExact",
+    "Method",
+    "NewtonCollocation",
+    "RadauCollocation",
+    "candidates",
+]
 
 Array = NDArray[np.float64]
 
@@ -63,6 +72,19 @@ class Method(ABC):
     def describe(self, i: int, j: int) -> str:
         """The resolution in words."""
 
+    @abstractmethod
+    def bases(self, i: int) -> Sequence[Basis]:
+        """The bases at a level in space, by space coordinate."""
+
+    def instants(self, j: int, stored: Slices | None) -> Slices | None:
+        """The instants at which a run at level j saw the equation; those it stored by default."""
+        return stored
+
+    @property
+    def parity(self) -> Mapping[str, Sequence[int]]:
+        """Sign of every field by mirrored coordinate."""
+        return {}
+
 
 class FourierETDRK4(Method):
     """Fourier space, exponential time differencing of fourth order."""
@@ -76,9 +98,12 @@ class FourierETDRK4(Method):
         self.axes = len(system.space)
         self.largest = 4096 if self.axes == 1 else 512
         longest = 4096 if self.axes == 1 else 256
-        self.space = tuple(
-            n for k in range(4, 13) for n in (2**k, 3 * 2 ** (k - 1)) if n <= longest
+        # Every other one twice an odd number: neighbours share two nodes, and alias differently.
+        ladder = (
+            *(16, 26, 32, 50, 64, 98, 128, 198),
+            *(256, 378, 512, 770, 1024, 1458, 2048, 3150, 4096),
         )
+        self.space = tuple(n for n in ladder if n <= longest)
         self.time = tuple(float(2**k) for k in range(4, 18))
         self.start = (2, 2) if self.axes == 1 else (1, 2)
         self.name = "Fourier ETDRK4" + (", mirrored at the walls" if self.fourier.mirrored else "")
@@ -100,6 +125,54 @@ class FourierETDRK4(Method):
         """See `Method.describe`."""
         return f"{self.space[i]} nodes per coordinate, {int(self.time[j])} steps"
 
+    def bases(self, i: int) -> Sequence[Basis]:
+        """See `Method.bases`."""
+        return self.fourier.bases(self.space[i])
+
+    def instants(self, j: int, stored: Slices | None) -> Slices | None:
+        """See `Method.instants`: all steps, of which memory may hold only some."""
+        steps = int(self.time[max(j, 0)])
+        return Slices(np.linspace(*self.fourier.system.span, steps + 1), 10, 1)
+
+    @property
+    def parity(self) -> Mapping[str, Sequence[int]]:
+        """See `Method.parity`."""
+        return self.fourier.mirrored
+
+
+class FourierExact(FourierETDRK4):
+    """Fourier space, exact in time: linear equations with constant coefficients, no sources."""
+
+    def __init__(self, system: System) -> None:
+        super().__init__(system)
+        if any(tree != 0 for tree in self.fourier.rest) or self.fourier.components > 2:
+            raise NotApplicable("the equations are not linear with constant coefficients")
+        self.time = (0.0,)
+        self.start = (self.start[0], 0)
+        self.name = "Fourier, exact in time" + (
+            ", mirrored at the walls" if self.fourier.mirrored else ""
+        )
+
+    def solve(self, i: int, j: int, deadline: float) -> GridSolution:
+        """See `Method.solve`."""
+        return propagate(self.fourier, self.space[i])
+
+    def coarser(self, i: int, j: int, fine: Slices | None, deadline: float) -> GridSolution:
+        """See `Method.coarser`."""
+        return self.solve(i, j, deadline)
+
+    def growth(self, old: tuple[int, int], new: tuple[int, int]) -> float:
+        """See `Method.growth`."""
+        return (self.space[new[0]] / self.space[old[0]]) ** self.axes
+
+    def describe(self, i: int, j: int) -> str:
+        """See `Method.describe`."""
+        return f"{self.space[i]} nodes per coordinate"
+
+    def instants(self, j: int, stored: Slices | None) -> Slices | None:
+        """See `Method.instants`."""
+        return None
+
 
 class RadauCollocation(Method):
     """Collocation in space, Radau IIA of order 13 in time; without space, a system of ODEs."""
@@ -111,7 +184,9 @@ class RadauCollocation(Method):
         _check_affine(system)
         self.axes = len(system.space)
         components = sum(max(m, 1) for m in system.orders)
-        ladder = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+        # Odd and even in turn: grids of one parity share their symmetry, and would agree on where
+        # a jump near the middle lies.
+        ladder = (8, 13, 16, 25, 32, 49, 64, 97, 128, 193, 256, 385, 512, 769, 1024)
         self.space = (
             tuple(n for n in ladder if components * n**self.axes <= _DENSE) if self.axes else (0,)
         )
@@ -172,6 +247,10 @@ class RadauCollocation(Method):
         nodes = f"{self.space[i]} nodes per coordinate, " if self.axes else ""
         return f"{nodes}tolerance {self.time[j]:.1e}"
 
+    def bases(self, i: int) -> Sequence[Basis]:
+        """See `Method.bases`."""
+        return _collocated(self.system, self.space[i])
+
 
 class NewtonCollocation(Method):
     """Steady problems: Newton's method on the collocation equations."""
@@ -180,31 +259,14 @@ class NewtonCollocation(Method):
         self.system = system
         self.axes = len(system.space)
         ladder = (
-            6,
-            8,
-            12,
-            16,
-            24,
-            32,
-            40,
-            50,
-            64,
-            96,
-            128,
-            192,
-            256,
-            384,
-            512,
-            768,
-            1024,
-            1536,
-            2048,
+            *(4, 6, 9, 12, 17, 24, 33, 40, 49, 64),
+            *(97, 128, 193, 256, 385, 512, 769, 1024, 1537, 2048),
         )
         fields = len(system.fields)
         self.space = tuple(n for n in ladder if fields * n**self.axes <= _DENSE)
         self.largest = _largest(fields, self.axes)
         self.time = (0.0,)
-        self.start = (min(3, len(self.space) - 1), 0)
+        self.start = (min(4, len(self.space) - 1), 0)
         kinds = sorted({"Fourier" if c in system.periodic else "Chebyshev" for c in system.space})
         self.name = "Newton-" + "-".join(kinds)
 
@@ -224,6 +286,20 @@ class NewtonCollocation(Method):
     def describe(self, i: int, j: int) -> str:
         """See `Method.describe`."""
         return f"{self.space[i]} nodes per coordinate"
+
+    def bases(self, i: int) -> Sequence[Basis]:
+        """See `Method.bases`."""
+        return _collocated(self.system, self.space[i])
+
+
+def _collocated(system: System, n: int) -> list[Basis]:
+    """The bases that `Collocation` uses."""
+    return [
+        Fourier(*system.bounds[c], n | 1)
+        if c in system.periodic
+        else Chebyshev(*system.bounds[c], n)
+        for c in system.space
+    ]
 
 
 def _largest(components: int, axes: int) -> int:
@@ -252,4 +328,4 @@ def candidates(system: System) -> Sequence[Callable[[System], Method]]:
         return (NewtonCollocation,)
     if not system.space:
         return (RadauCollocation,)
-    return (FourierETDRK4, RadauCollocation)
+    return (FourierExact, FourierETDRK4, RadauCollocation)

@@ -3,11 +3,17 @@
 Let S be the solution at some level, S_x the one on the next coarser grid and S_t the one with
 longer steps. The bar is
 
-    3 (|S - S_x| + |S - S_t|) / |S|
+    3 (|S - S_x| + |S - S_t| + b) / |S|
 
 in L2 over a dense set between the nodes, by field. Grids differ by a factor of 4/3 or 3/2 and steps
 by 3/2 (order 13) or 2 (order 4), so the bar covers the error as soon as the error falls at least
 in proportion to the spacing; for a spectrally converged solution it is far above it.
+
+Two solutions can also agree by chance, or because neither sees the data, or because both are
+interpolated in the same way. Therefore |S - S_x| is believed only as far as the changes before it
+lead to expect or the spectrum of the highest derivative has decayed, a later level that disagrees
+raises the bar of an earlier one, and b is what the two grids miss of the known functions
+(`KnownData`) and what interpolation between stored instants adds.
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgWarning
 
 from .comparison import CommonSet
+from .known import KnownData
 from .methods import Method
 from .radau import Diverged, OutOfTime
 from .solution import GridSolution, Slices
@@ -33,6 +40,13 @@ Array = NDArray[np.float64]
 _SAFETY = 3.0
 # Interpolation and products of a few hundred terms round at this size.
 _ROUNDING = 1e-14
+# Known functions of which a grid misses more than this are not resolved at all.
+_BLIND = 1e-2
+# And those of which it misses this have jumps or corners.
+_ROUGH = 3e-3
+_CONTRADICTED = 2.0
+# A first change below this is not believed without another.
+_LUCKY = 1e-3
 
 # Indices into the ladders of space and time, and 1 for the companion with longer steps.
 Level = tuple[int, int, int]
@@ -44,6 +58,10 @@ class _Run:
     slices: Slices | None
     values: Array
     seconds: float
+    # What interpolation between stored instants adds, relative, by field.
+    between: Array
+    # How much of its derivatives is in the highest modes, by field.
+    unresolved: Array
 
 
 class Refinement:
@@ -58,6 +76,7 @@ class Refinement:
         level: indices of the level with the smallest bar so far, or None.
         bars: its bar by field, shape (fields,).
         failure: why the last level that failed did so.
+        unseen: the known function that the last level does not resolve, if any.
     """
 
     def __init__(self, system: System, method: Method, target: float) -> None:
@@ -67,6 +86,13 @@ class Refinement:
         self.bars = np.full(len(system.fields), np.inf)
         self.failure = ""
         self.runs: dict[Level, _Run] = {}
+        self.unseen = ""
+        self.known = KnownData(system, method.parity)
+        self._changes: dict[int, Array] = {}
+        jets = [jet for tree in system.equations for jet in system.jets(tree).values()]
+        self._orders = [
+            max((jet.space[axis] for jet in jets), default=0) for axis in range(len(system.space))
+        ]
         self._failed: set[Level] = set()
         self._deadline = np.inf
 
@@ -97,6 +123,7 @@ class Refinement:
         self._deadline = deadline
         i, j = start or self.method.start
         i, j = max(i, min(1, len(self.method.space) - 1)), max(j, min(1, len(self.method.time) - 1))
+        i = self._seeing(i)
         stalled = 0
         while True:
             try:
@@ -104,6 +131,7 @@ class Refinement:
             except OutOfTime:
                 return i, j
             stalled += 1
+            self._contradicted(i, j)
             if bars is not None and bars.max() < 0.9 * self.bars.max():
                 stalled = 0 if bars.max() < 0.7 * self.bars.max() else stalled
                 self.level, self.bars = (i, j), bars
@@ -118,6 +146,30 @@ class Refinement:
             if new is None:
                 return i, j
             i, j = new
+
+    def _seeing(self, i: int) -> int:
+        """The first rung in space, from i on, whose grids see all that is known."""
+        last = len(self.method.space) - 1
+        while i < last and self._unseen_in_space(i)[0] > _BLIND:
+            i += 1
+        return i
+
+    def _unseen_in_space(self, i: int) -> tuple[float, str]:
+        if not self.system.space:
+            return 0.0, ""
+        coarse = self.method.bases(i - 1) if i > 0 else None
+        return self.known.unseen_in_space(self.method.bases(i), coarse)
+
+    def _contradicted(self, i: int, j: int) -> None:
+        """Raise the best bar where a level that is finer in every way disagrees.
+
+        The error is at most the distance and the finer level's own error, taken to be no larger.
+        """
+        if self.level is None or (i, j) == self.level or (i, j, 0) not in self.runs:
+            return
+        if i >= self.level[0] and j >= self.level[1]:
+            apart = self._change(self.runs[i, j, 0], self.values)
+            self.bars = np.maximum(self.bars, _CONTRADICTED * apart)
 
     def _forget(self) -> None:
         """Drop all solutions but the best: each holds megabytes."""
@@ -161,7 +213,12 @@ class Refinement:
             seconds = time.perf_counter() - began
             values = solution.on_grid(self.common.times, self.common.axes)
             keep = solution if level[2] == 0 else None
-            self.runs[level] = _Run(keep, solution.slices, values, seconds)
+            between, unresolved = np.zeros((2, len(self.system.fields)))
+            if level[2] == 0:
+                unresolved = solution.unresolved(self._orders)
+                if self.common.times is not None:
+                    between = solution.between(self.common.times)
+            self.runs[level] = _Run(keep, solution.slices, values, seconds, between, unresolved)
         return self.runs[level]
 
     # -- one level
@@ -173,10 +230,16 @@ class Refinement:
         if fine is None:
             return None, np.inf, np.inf
         by_space = by_time = np.zeros(len(self.system.fields))
+        longer = None
+        space = self._unseen_in_space(i)
         if i > 0:
-            by_space = self._change(self.run((i - 1, j, 0)), fine)
+            by_space = self._by_space(i, j, fine)
         if j > 0:
-            by_time = self._change(self.run((i, j, 1)), fine)
+            longer = self.run((i, j, 1))
+            by_time = self._change(longer, fine.values)
+        time = self._unseen_in_time(j, fine, longer)
+        self.unseen = max(space, time)[1] if max(space, time)[0] > _BLIND else ""
+        by_space, by_time = by_space + space[0], by_time + fine.between + time[0]
         bars = _SAFETY * (by_space + by_time) + _ROUNDING
         return (
             (bars if np.all(np.isfinite(bars)) else None),
@@ -184,10 +247,43 @@ class Refinement:
             float(by_time.max()),
         )
 
-    def _change(self, coarse: _Run | None, fine: _Run) -> Array:
+    def _by_space(self, i: int, j: int, fine: _Run) -> Array:
+        """The change from the coarser grid, or what the changes before it lead to expect."""
+        coarse = self.run((i - 1, j, 0))
+        change = self._change(coarse, fine.values)
+        self._changes[i] = change
+        if (
+            i > 1
+            and coarse is not None
+            and not any(k < i for k in self._changes)
+            and change.max() < _LUCKY
+        ):
+            # The first level has no history.
+            before = self.run((i - 2, j, 0))
+            if before is not None:
+                self._changes[i - 1] = self._change(before, coarse.values)
+        earlier = sorted((k for k in self._changes if k < i), reverse=True)[:3]
+        if not earlier:
+            return change
+        levels = [self.method.space[k] / self.method.space[i] for k in earlier]
+        expected = expected_change(
+            np.array([self._changes[k] for k in earlier]),
+            np.array(levels),
+            regular=self.known.roughness <= _ROUGH,
+        )
+        return np.maximum(change, np.minimum(expected, fine.unresolved))
+
+    def _unseen_in_time(self, j: int, fine: _Run, longer: _Run | None) -> tuple[float, str]:
+        instants = self.method.instants(j, fine.slices)
+        if instants is None or self.system.time is None:
+            return 0.0, ""
+        coarse = None if longer is None else self.method.instants(j - 1, longer.slices)
+        return self.known.unseen_in_time(instants, coarse)
+
+    def _change(self, other: _Run | None, values: Array) -> Array:
         change = np.full(len(self.system.fields), np.inf)
-        if coarse is not None:
-            change = self.common.relative_l2(coarse.values, fine.values)
+        if other is not None:
+            change = self.common.relative_l2(other.values, values)
         return np.where(np.isfinite(change), change, np.inf)
 
     def _next(self, i: int, j: int, by_space: float, by_time: float) -> tuple[int, int] | None:
@@ -217,3 +313,34 @@ class Refinement:
             di, dj = new[0] - old[0], new[1] - old[1]
             new = (new[0] - (di >= dj), new[1] - (dj > di))
         return None
+
+
+def expected_change(changes: Array, nodes: Array, *, regular: bool = True) -> Array:
+    """How small a change from one grid to the next is to be believed at most.
+
+    Where a solution is not smooth, or its equation jumps between nodes, changes are now and then
+    small by chance. Let d' be the last change and r < 1 the factor by which it fell. Spectral
+    convergence falls faster and faster, by r^1.4 next for factors of 4/3 in the nodes: 20 r^2 d' is
+    believed. Where one of the last two factors was above 0.1, as with an algebraic order, twice the
+    larger of them times d' is. A history that rises or failed, or data with jumps, allow no more
+    than a fall in proportion to the spacing.
+
+    Args:
+        changes: by field, latest first, shape (1 to 3, fields).
+        nodes: nodes of each level relative to those of the level in question.
+        regular: whether the data have no jumps.
+    """
+    finite = np.where(np.isfinite(changes), changes, 0.0)
+    envelope = (finite * nodes[:, None]).max(axis=0)
+    if not regular:
+        return envelope
+    if len(changes) == 1:
+        return finite[0]
+    with np.errstate(all="ignore"):
+        ratios = np.nan_to_num(finite[:-1] / finite[1:], nan=1.0, posinf=1.0).clip(0.0, 1.0)
+    # As if every step had been as long as the one in question.
+    ratios **= (np.log(1 / nodes[0]) / np.log(nodes[:-1] / nodes[1:]))[:, None]
+    slowest = ratios.max(axis=0)
+    smooth = finite[0] * np.where(slowest > 0.1, 2 * slowest, 20 * ratios[0] ** 2)
+    rising = np.any(finite[:-1] > finite[1:], axis=0) | ~np.all(np.isfinite(changes), axis=0)
+    return np.where(rising & (finite[0] > _ROUNDING), np.maximum(envelope, smooth), smooth)

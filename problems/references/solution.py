@@ -48,6 +48,23 @@ class Slices:
         nodes = self.times[start : start + min(self.width, len(self.times))]
         return barycentric_matrix(nodes, barycentric_weights(nodes), t)
 
+    def interpolate(self, values: Array, t: Array) -> Array:
+        """Values (lines, n) at times t (n,) from those at all slices, (lines, k).
+
+        All stencils are taken to be alike but for shift and scale, as they are where steps are
+        equal or each step has its own stencil.
+        """
+        width = min(self.width, len(self.times))
+        starts = self.stencils(t)
+        members = starts[:, None] + np.arange(width)
+        difference = t[:, None] - self.times[members]
+        hit = difference == 0.0
+        weights = barycentric_weights(self.times[:width]) / np.where(hit, 1.0, difference)
+        rows = hit.any(axis=1)
+        weights[rows] = hit[rows]
+        weights /= weights.sum(axis=1, keepdims=True)
+        return np.einsum("lnw,nw->ln", values[:, members], weights)
+
 
 @dataclass(frozen=True)
 class GridSolution:
@@ -127,6 +144,70 @@ class GridSolution:
         for matrix in matrices[1:]:
             partial = np.einsum("pkf...a,pa->pkf...", np.moveaxis(partial, 3, -1), matrix)
         return np.einsum("pk,pkf->pf", weights, partial)
+
+    def few(self) -> Array:
+        """Values at the nodes at eight stored instants at most."""
+        return self.values[np.unique(np.linspace(0, len(self.values) - 1, 8).astype(int))]
+
+    def unresolved(self, orders: Sequence[int]) -> Array:
+        """How much of the derivatives lies in the highest sixth of the modes.
+
+        What is spectrally resolved has nothing there; a derivative that jumps has a power of the
+        number of nodes.
+
+        Args:
+            orders: which derivative, by space coordinate.
+
+        Returns:
+            Largest relative root mean square over coordinates and a few instants, by field.
+        """
+        values = self.few()
+        worst = np.zeros(values.shape[1])
+        for axis, (basis, order) in enumerate(zip(self.bases, orders, strict=True)):
+            modes = np.moveaxis(basis.coefficients(values, axis + 2), axis + 2, -1)
+            modes = modes * np.arange(1.0, modes.shape[-1] + 1) ** order
+            energy = (modes.reshape(*modes.shape[:2], -1, modes.shape[-1]) ** 2).sum(axis=2)
+            last = max(3, energy.shape[-1] // 6)  # parity leaves every other mode out
+            high = energy[..., -last:].sum(axis=-1)
+            whole = energy.sum(axis=-1)
+            share = np.sqrt(high / np.where(whole > 0, whole, 1.0))
+            worst = np.maximum(worst, share.max(axis=0))
+        return worst
+
+    def between(self, times: Array) -> Array:
+        """What interpolation in time adds: stencils of ten instants against eight.
+
+        A collocation polynomial has a stencil of its own and is compared otherwise.
+
+        Args:
+            times: shape (k,).
+
+        Returns:
+            Relative L2 change over the nodes, by field.
+        """
+        fields = self.values.shape[1]
+        if self.slices is None or self.slices.stride != 1 or len(self.slices.times) <= 10:
+            return np.zeros(fields)
+        shorter = Slices(self.slices.times, self.slices.width - 2, 1)
+        pair = [
+            GridSolution(self.bases, self.values, slices, self.time_column)._instants(times)
+            for slices in (self.slices, shorter)
+        ]
+        norms = [
+            np.sqrt((np.moveaxis(v, 1, 0).reshape(fields, -1) ** 2).sum(axis=1))
+            for v in (pair[0], pair[0] - pair[1])
+        ]
+        return norms[1] / np.where(
+            norms[0] > 1e-13 * norms[0].max(), norms[0], norms[0].max() or 1.0
+        )
+
+    def _instants(self, times: Array) -> Array:
+        """Values at the nodes, shape (k, fields, n_1, ...)."""
+        result = np.empty((len(times), *self.values.shape[1:]))
+        for members, weights, start in self._groups(times[:, None], 0):
+            stored = self.values[start : start + weights.shape[1]]
+            result[members] = np.tensordot(weights, stored, axes=(1, 0))
+        return result
 
     def on_grid(self, times: Array | None, axes: Sequence[Array]) -> Array:
         """Values on a tensor grid.

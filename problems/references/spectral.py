@@ -75,6 +75,10 @@ class Basis(ABC):
     def interpolation(self, points: Array) -> Array:
         """Matrix (points, n) from nodal values to values at points."""
 
+    @abstractmethod
+    def coefficients(self, values: Array, axis: int) -> Array:
+        """Magnitudes of coefficients of nodal values along an axis, by degree or wave number."""
+
     def derivative(self, order: int) -> Array:
         """Matrix (n, n) of the derivative of that order at the nodes."""
         if order not in self._powers:
@@ -100,6 +104,10 @@ class Fourier(Basis):
         impulse = np.zeros(self.n)
         impulse[0] = 1.0
         return circulant(np.fft.irfft(symbol * np.fft.rfft(impulse), self.n))
+
+    def coefficients(self, values: Array, axis: int) -> Array:
+        """See `Basis.coefficients`."""
+        return np.abs(np.fft.rfft(values, axis=axis, norm="forward"))
 
     def interpolation(self, points: Array) -> Array:
         """Matrix (points, n); points outside the period are wrapped."""
@@ -155,6 +163,12 @@ class Chebyshev(Basis):
         np.fill_diagonal(matrix, 0.0)
         np.fill_diagonal(matrix, -matrix.sum(axis=1))
         return matrix
+
+    def coefficients(self, values: Array, axis: int) -> Array:
+        """See `Basis.coefficients`."""
+        from scipy.fft import dct
+
+        return np.abs(np.asarray(dct(values, type=1, axis=axis, norm="forward")))
 
     def interpolation(self, points: Array) -> Array:
         """Matrix (points, n) by the barycentric formula."""

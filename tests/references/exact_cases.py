@@ -141,8 +141,8 @@ KNOWN: dict[str, Known] = {
          {"where": "x = 8", "u_x": "-0.5*sech(0.5*(8 - t))^2*tanh(0.5*(8 - t))"}],
         SOLITON, RADAU, range(3, 6), range(1, 4), x=[-8, 8], t=[0, 1],
     ),
-    "Burgers, mirrored Fourier": Known(burgers(0.03), ETD, range(3, 5), range(2, 4)),
-    "Burgers, Chebyshev": Known(burgers(0.03), RADAU, range(5, 7), range(1, 4)),
+    "Burgers, mirrored Fourier": Known(burgers(0.03), ETD, range(2, 6), range(2, 4)),
+    "Burgers, Chebyshev": Known(burgers(0.03), RADAU, range(4, 8), range(1, 4)),
     "Schroedinger, two coupled fields": known(
         ["u_t = -v_xx - (u^2 + v^2)*v", "v_t = u_xx + (u^2 + v^2)*u"],
         [start(u="cos(2*x)", v="sin(2*x)"), RING],
