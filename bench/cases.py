@@ -92,7 +92,7 @@ class Row:
 
 
 def rows(*, quick: bool = False) -> list[Row]:
-    """The table of issue 3; `quick` leaves out large networks and most of float64."""
+    """All rows of the table; `quick` leaves out large networks and most of float64."""
     found = [
         Row("step", equation, width, dtype)
         for dtype in DTYPES

@@ -109,7 +109,7 @@ def engine_summary(verdicts: Sequence[Verdict]) -> str:
     """Issue 3's table with what was measured."""
     widths = (48, 6, 6, 8, 8, 14)
     lines = [
-        columns(("worst of all rows against issue 3", "must", "aim", "worst", "best", ""), widths)
+        columns(("worst of all rows against the goals", "must", "aim", "worst", "best", ""), widths)
     ]
     for verdict in verdicts:
         target = verdict.target

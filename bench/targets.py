@@ -1,4 +1,4 @@
-"""What issue 3 asks of the engine, and whether a table meets it."""
+"""What is asked of the engine, and whether a table meets it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RowData = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Target:
-    """One line of the issue's table.
+    """One line of the table of goals.
 
     Attributes:
         what: in words.

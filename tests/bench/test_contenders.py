@@ -56,7 +56,7 @@ def test_every_equation_is_written_twice():
     assert set(equations.RESIDUALS) == set(EQUATIONS)
 
 
-def test_the_table_is_that_of_the_issue():
+def test_the_table_has_every_case():
     table = rows()
     steps = [row for row in table if row.kind == "step"]
     assert {row.width for row in steps} == {20, 64, 128, 256}
