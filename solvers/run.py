@@ -227,6 +227,11 @@ def _write(
         if name in comparison.absolute:
             what = f"absolute error of {name} (root mean square, for the reference is 0)"
         reporter.message(f"{what}: {error:.2e}{limited}, reference known to {bar:.1e}")
+    if comparison is not None and not comparison.settled:
+        reporter.message(
+            "warning: the error is so uneven that the quadrature of its square has not settled; "
+            "take it as an order of magnitude"
+        )
     if errors and reference is not None:
         worst = max(errors.values())
         reporter.message(

@@ -54,6 +54,7 @@ def summarise(
         "peak_memory_mib": metadata.get("peak_memory_mib", peak_memory_mib()),
         "relative_l2": dict(errors),
         "relative_l2_is_absolute": list(comparison.absolute) if comparison else [],
+        "relative_l2_is_settled": comparison.settled if comparison else None,
         "maximum_error": dict(comparison.maximum) if comparison else dict.fromkeys(problem.fields),
         "reference_error_bar": dict(bars),
         "reference_limited": comparison.reference_limited if comparison else None,

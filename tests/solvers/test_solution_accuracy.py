@@ -92,6 +92,72 @@ def test_a_vanishing_reference_gives_the_root_mean_square(plane: Problem) -> Non
     assert compare(plane, lambda p: p[:, :1], lambda p: p[:, :1], {}, n=8).absolute == ()
 
 
+def test_a_field_that_is_zero_up_to_rounding_is_measured_by_the_largest() -> None:
+    """As the reference's bar measures it: not 2e6 for an error of 1e-9."""
+    pair = Problem.from_mapping(
+        {**PLANE, "fields": ["u", "v"], "equations": ["lap(u) = 0", "lap(v) = 0"],
+         "conditions": [{"where": "boundary", "u": 0, "v": 0}]}
+    )  # fmt: skip
+
+    def both(p: np.ndarray, v: float) -> np.ndarray:
+        return np.hstack([peaked(p), v * p[:, :1]])
+
+    found = compare(pair, lambda p: both(p, 1e-9), lambda p: both(p, 1e-16), {})
+    exact = 1e-9 * np.sqrt((2 / 3) / ((np.e**6 - 1) / 6 * 8 / 3))
+    assert abs(found.relative_l2["v"] / exact - 1) < 1e-6 and found.absolute == ()
+    # A small field that is no rounding is measured by itself.
+    found = compare(pair, lambda p: both(p, 3e-6), lambda p: both(p, 1e-6), {})
+    assert abs(found.relative_l2["v"] / 2 - 1) < 1e-9
+
+
+@pytest.mark.parametrize("place", [0.0, 0.013, 0.02, 0.031, -0.27])
+def test_a_bump_of_error_in_a_layer_is_not_missed(place: float) -> None:
+    """The layer tanh(x/0.0032) and an error as wide as it: integrals of Gaussians, to 10 per cent.
+
+    On 256 even nodes a seventh of it was seen.
+    """
+    ring = Problem.from_mapping(
+        {**RING, "coordinates": {"x": [-1, 1], "t": [0, 1]},
+         "conditions": [{"where": "t = 0", "u": "x"}, {"where": "x = -1", "u": 0}]}
+    )  # fmt: skip
+    width, size = 0.0032, 1e-3
+
+    def layer(p: np.ndarray) -> np.ndarray:
+        return np.tanh(p[:, :1] / width)
+
+    def off(p: np.ndarray) -> np.ndarray:
+        return layer(p) + size * np.exp(-(((p[:, :1] - place) / width) ** 2))
+
+    exact = np.sqrt(size**2 * width * np.sqrt(np.pi / 2) / (2 - 2 * width))
+    found = compare(ring, off, layer, {})
+    if found.settled:
+        assert abs(found.relative_l2["u"] / exact - 1) < 0.1
+    assert found.settled or abs(place) > 0.1  # far from the layer nothing points to it
+    assert found.relative_l2["u"] > 0.3 * exact
+
+
+def test_errors_at_the_first_instant_and_at_the_seam_are_seen() -> None:
+    """A corner of the data at the seam, gone after 1e-4: a uniform rule of 256 nodes is 30% off."""
+    ring = Problem.from_mapping(RING)
+
+    def wave(p: np.ndarray) -> np.ndarray:
+        return np.sin(2 * np.pi * (p[:, :1] - p[:, 1:]))
+
+    def off(p: np.ndarray) -> np.ndarray:
+        near = np.minimum(p[:, :1], 1 - p[:, :1])
+        return wave(p) + np.exp(-near / 1e-3 - p[:, 1:] / 1e-4)
+
+    exact = np.sqrt(1e-3 * 0.5e-4 / 0.5)
+    assert abs(compare(ring, off, wave, {}).relative_l2["u"] / exact - 1) < 0.02
+    assert abs(compare(ring, off, wave, {}, n=256).relative_l2["u"] / exact - 1) > 0.2
+
+
+def test_an_error_that_no_rule_settles_is_called_so(plane: Problem) -> None:
+    found = compare(plane, lambda p: peaked(p) + 1 / np.abs(p[:, :1] - 0.3123), peaked, {})
+    assert not found.settled
+    assert compare(plane, lambda p: peaked(p) + p[:, :1], peaked, {}).settled
+
+
 def test_reference_limited_means_below_three_error_bars() -> None:
     errors, bars = {"u": 2.9e-6, "v": 3.1e-6, "w": 0.0}, {"u": 1e-6, "v": 1e-6, "w": 0.0}
     limited = Comparison(errors, {}, bars, 1).reference_limited
