@@ -172,7 +172,8 @@ def _periodic(data: Data, field: str, tree: sympy.Expr) -> bool:
                 numbers(problem, slope, random_points(problem, {name: end}, problem.bounds))
                 for end in (low, high)
             ]
-            if not same(*ends, sizes(problem)[field]):
+            low_end, high_end = ends
+            if not same(low_end, high_end, sizes(problem)[field]):
                 return False
     return True
 
