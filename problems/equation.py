@@ -227,9 +227,10 @@ def _trace_tensors(
     generator = torch.Generator().manual_seed(0)
     shape = (3,)
 
-    def sample(_: str) -> torch.Tensor:
+    def sample(symbol: str) -> torch.Tensor:
         drawn = torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5
-        return drawn.requires_grad_()  # as in training: what leaves torch, as np.sin, fails here
+        # Fields are differentiated by, as in training: what leaves torch, as np.sin, fails here.
+        return drawn.requires_grad_(namespace.derivative(symbol) is not None)
 
     values = _Recorder(sample)
     functions = {n: getattr(torch, n) for n in FUNCTIONS if hasattr(torch, n)}
@@ -242,7 +243,8 @@ def _trace_tensors(
                 raise TypeError(f"it returns {type(result).__name__} and not a tensor")
             if result.shape != shape:
                 raise TypeError(f"for 3 points it returns shape {tuple(result.shape)} and not (3,)")
-            torch.autograd.grad(result.sum(), list(values.values()), allow_unused=True)
+            if fields := [value for value in values.values() if value.requires_grad]:
+                torch.autograd.grad(result.sum(), fields, allow_unused=True)
     except ConfigurationError:
         raise
     except Exception as error:
