@@ -62,7 +62,8 @@ def test_a_resumed_run_is_the_same_run(optimizer):
 
 
 def test_spring_draws_fresh_points_in_every_step():
-    member = trainer("poisson_2d", {"name": "spring"})
+    points = {"interior": 50, "resample_every": "auto"}
+    member = trainer("poisson_2d", {"name": "spring"}, points=points)
     member.step(math.inf)
     first = member.batch["interior"].points.clone()
     member.step(math.inf)

@@ -224,9 +224,9 @@ def test_softening_after_a_divergence_outlasts_fresh_points(train):
     trainer = train(HEAT, gn(20), 20).trainer
     trainer.optimizer.soften()
     trainer.optimizer.renew()
-    assert trainer.optimizer.damping >= 1
+    assert trainer.optimizer.damping.value >= 1
     trainer.optimizer.renew()  # the twin: later draws do lower it
-    assert trainer.optimizer.damping <= 1e-3
+    assert trainer.optimizer.damping.value <= 1e-3
 
 
 def test_a_window_does_not_hold_the_weights_of_the_earlier_ones(train):

@@ -14,7 +14,7 @@ SMALL = [
     "solver.network.depth=2",
     "solver.points.interior=500",
     "solver.windows=4",
-    "solver.optimizer.steps=50",
+    "solver.optimizer.steps=100",
     "run.budget=none",
     "run.accuracy=1e-3",
 ]
