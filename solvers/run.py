@@ -246,7 +246,7 @@ def _classical_time(reference: Reference, error: float) -> str:
     """What the classical solver needs for the same error, in words."""
     seconds = reference.seconds_to(error) if math.isfinite(error) else None
     if seconds is not None:
-        return f"classical {reference.classical}: needs {seconds:.2g} s for it"
+        return f"classical {reference.classical}: needs at most {seconds:.2g} s for it"
     rows = reference.costs()
     if not rows:
         return "no classical solver of the suite applies"
@@ -341,6 +341,8 @@ def _reference(case: Case, reporter: Reporter) -> Reference | None:
         return None
     bars = ", ".join(f"{name} to {bar:.1e}" for name, bar in reference.error_bar.items())
     reporter.message(f"reference: {reference.method}, {bars} ({time.monotonic() - began:.1f} s)")
+    if reference.note:
+        reporter.message(f"note: {reference.note}".replace("note: warning: ", "warning: "))
     return reference
 
 

@@ -57,6 +57,7 @@ def summarise(
         "relative_l2_is_settled": comparison.settled if comparison else None,
         "maximum_error": dict(comparison.maximum) if comparison else dict.fromkeys(problem.fields),
         "reference_error_bar": dict(bars),
+        "reference_note": reference.note if reference else "",
         "reference_limited": comparison.reference_limited if comparison else None,
         "classical": _classical(reference, comparison),
         "versions": versions(),

@@ -126,6 +126,8 @@ class Automatic:
     ) -> list[tuple[float, float]]:
         """Seconds and relative L2 error (worst field) of cheaper levels, coarse to fine.
 
+        The seconds are upper limits: another classical code may well be quicker.
+
         Args:
             exact: values on the common set; the best solution where None, and then no error is
                 reported below its bar.
@@ -137,6 +139,7 @@ class Automatic:
         rows = []
         for refinement in self.refinements:
             refinement.fill(deadline)
+            refinement.time_again(deadline)
             for run in refinement.runs.values():
                 error = float(refinement.common.relative_l2(run.values, target).max())
                 if np.isfinite(error):

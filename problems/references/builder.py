@@ -22,6 +22,7 @@ Array = NDArray[np.float64]
 
 # An exact solution this far from the computed one, relative, is the solution of something else.
 _DIFFERENT = 1e-2
+_TRIVIAL = 1e-10
 # For what the quadrature of the distance misses.
 _SAMPLED = 1.1
 
@@ -67,7 +68,8 @@ def _number(value: Any) -> Any:
 
 
 def _automatic(problem: Any, **settings: Any) -> Reference:
-    found = Automatic(System(problem), **settings)
+    system = System(problem)
+    found = Automatic(system, **settings)
     bars = {name: float(bar) for name, bar in zip(problem.fields, found.bars, strict=True)}
     return Reference(
         method=found.method.name,
@@ -78,7 +80,21 @@ def _automatic(problem: Any, **settings: Any) -> Reference:
         evaluate=found.solution,
         price=found.costs,
         classical=found.names,
+        note=_branch(system, found.best.values),
     )
+
+
+def _branch(system: System, values: Array) -> str:
+    """What to say of a solution beside which others may exist."""
+    if system.time is not None or system.linear:
+        return ""
+    note = (
+        "the steady equation is not linear, so this is one of possibly several solutions: the "
+        "branch that Newton's method reaches from u = 0"
+    )
+    if np.abs(values).max() < _TRIVIAL:
+        note = f"warning: the reference is u = 0, the trivial solution; {note}"
+    return note
 
 
 def _exact(problem: Any, formulas: Mapping[str, Any]) -> Reference:

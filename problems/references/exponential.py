@@ -72,9 +72,6 @@ class ModalSolution(GridSolution):
         fields: rows that are the fields.
         start: the time of `modes`.
         length: how long it is to be moved.
-
-    Attributes:
-        rounding: relative L2 size of what the rounding of phases does by the end, by field.
     """
 
     operator: Complex = None  # type: ignore[assignment]
@@ -82,7 +79,6 @@ class ModalSolution(GridSolution):
     fields: tuple[int, ...] = ()
     start: float = 0.0
     length: float = 0.0
-    rounding: Array = None  # type: ignore[assignment]
 
     def nodal(self, times: Array) -> Array:
         """Values at the nodes, shape (k, fields, n_1, ...)."""
@@ -93,10 +89,6 @@ class ModalSolution(GridSolution):
     def few(self) -> Array:
         """See `GridSolution.few`."""
         return self.nodal(self.start + self.length * np.linspace(0.0, 1.0, 8))
-
-    def between(self, times: Array) -> Array:
-        """See `GridSolution.between`: only phases round."""
-        return self.rounding
 
     def __call__(self, points: Array) -> Array:
         """See `GridSolution.__call__`."""

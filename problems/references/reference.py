@@ -25,6 +25,7 @@ class Reference:
         price: runs the classical solver at increasing resolution; rows (seconds, relative L2
             error). May fail with an empty list.
         classical: name of that solver where it is not `method`.
+        note: what a person should know before trusting it; empty if there is nothing.
     """
 
     method: str
@@ -33,6 +34,7 @@ class Reference:
     evaluate: Callable[[Array], Array]
     price: Callable[[], list[tuple[float, float]]]
     classical: str = ""
+    note: str = ""
     _curve: list[tuple[float, float]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -76,6 +78,7 @@ class Reference:
             "method": self.method,
             "error_bar": dict(self.error_bar),
             "description": self.description,
+            "note": self.note,
         }
 
 

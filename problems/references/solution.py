@@ -75,12 +75,14 @@ class GridSolution:
         values: shape (times, fields, n_1, ..., n_d); one time for a steady solution.
         slices: the stored times; None for a steady solution.
         time_column: the column of time in a point array; None for a steady solution.
+        rounding: relative change that rounding makes, by field, where it is known.
     """
 
     bases: Sequence[Basis]
     values: Array
     slices: Slices | None = None
     time_column: int | None = None
+    rounding: Array | None = None
 
     def __call__(self, points: Array) -> Array:
         """Values at scattered points.
@@ -174,19 +176,26 @@ class GridSolution:
             worst = np.maximum(worst, share.max(axis=0))
         return worst
 
-    def between(self, times: Array) -> Array:
-        """What interpolation in time adds: stencils of ten instants against eight.
+    def between(self, times: Array | None) -> Array:
+        """What rounding and interpolation in time add: stencils of ten instants against eight.
 
         A collocation polynomial has a stencil of its own and is compared otherwise.
 
         Args:
-            times: shape (k,).
+            times: shape (k,), None for a steady solution.
 
         Returns:
             Relative L2 change over the nodes, by field.
         """
         fields = self.values.shape[1]
-        if self.slices is None or self.slices.stride != 1 or len(self.slices.times) <= 10:
+        if self.rounding is not None:
+            return self.rounding
+        if (
+            self.slices is None
+            or times is None
+            or self.slices.stride != 1
+            or len(self.slices.times) <= 10
+        ):
             return np.zeros(fields)
         shorter = Slices(self.slices.times, self.slices.width - 2, 1)
         pair = [

@@ -22,12 +22,17 @@ __all__ = ["newton"]
 
 Array = NDArray[np.float64]
 
+_EPS = float(np.finfo(float).eps)
+# Beyond this relative change by rounding a solution is worth nothing.
+_ILL = 1e-3
 
-def newton(system: Collocation, *, deadline: float = np.inf) -> Array:
+
+def newton(system: Collocation, *, deadline: float = np.inf) -> tuple[Array, float]:
     """Solve G(u) = 0 from u = 0.
 
     Returns:
-        Flat state, shape (unknowns,).
+        Flat state, shape (unknowns,), and its relative change by the last correction, which is
+        rounding amplified by the condition of the problem.
 
     Raises:
         ReferenceUnavailable: the linearised system is singular.
@@ -43,7 +48,7 @@ def newton(system: Collocation, *, deadline: float = np.inf) -> Array:
         return solution
     if not np.all(np.isfinite(offset)):
         raise Diverged("the equation has no finite value at u = 0, where Newton's method starts")
-    u, s, step = zero, 0.0, 0.1
+    u, s, step, last = zero, 0.0, 0.1, 0.0
     while s < 1.0:
         target = min(1.0, s + step)
         found = _damped(system, u, (1.0 - target) * offset, deadline)
@@ -52,8 +57,8 @@ def newton(system: Collocation, *, deadline: float = np.inf) -> Array:
             if step < 1e-4:
                 raise Diverged(f"continuation from zero stopped at {s:.3g} of the way")
         else:
-            u, s, step = found, target, min(1.6 * step, 0.5)
-    return u
+            (u, last), s, step = found, target, min(1.6 * step, 0.5)
+    return u, last
 
 
 def _residual(system: Collocation, u: Array) -> Array:
@@ -61,7 +66,9 @@ def _residual(system: Collocation, u: Array) -> Array:
         return system.residual(np.zeros(1), u[None], np.zeros((1, len(u))))[0]
 
 
-def _damped(system: Collocation, u: Array, shift: Array, deadline: float) -> Array | None:
+def _damped(
+    system: Collocation, u: Array, shift: Array, deadline: float
+) -> tuple[Array, float] | None:
     damping = 1.0
     residual = _residual(system, u) - shift
     best = np.inf
@@ -87,7 +94,11 @@ def _damped(system: Collocation, u: Array, shift: Array, deadline: float) -> Arr
         size = _size(correction)
         scale = max(_size(u + correction), 1e-300)
         if size <= 1e-13 * scale or (size <= 1e-9 * scale and size > 0.3 * best):
-            return u + correction
+            return u + correction, size / scale
+        # Rounding alone changes the solution by this much.
+        rounding = _EPS / inverse_condition * scale
+        if size > 0.3 * best and size <= rounding and iteration > 1:
+            return _limited(u + correction, size, scale)
         best = size
         while True:
             trial = u + damping * correction
@@ -98,10 +109,23 @@ def _damped(system: Collocation, u: Array, shift: Array, deadline: float) -> Arr
                     break
             damping *= 0.5
             if damping < 1e-5:
+                if size <= rounding and iteration > 0:
+                    return _limited(u, size, scale)
                 return None
         u, residual = trial, trial_residual
         damping = min(1.0, 2.0 * damping)
     return None
+
+
+def _limited(u: Array, size: float, scale: float) -> tuple[Array, float]:
+    """A solution that rounding lets Newton's method find no better, if it is any good."""
+    if size > _ILL * scale:
+        raise ReferenceUnavailable(
+            "the steady equation with these conditions is ill-conditioned: it is close to having a "
+            f"free mode, and rounding alone changes its solution by {size / scale:.1e}; move its "
+            "parameters away from the resonance, give an exact solution, or set 'reference: none'"
+        )
+    return u, size / scale
 
 
 def _why_singular(system: Collocation, u: Array, residual: Array) -> str:
@@ -133,7 +157,8 @@ def _why_singular(system: Collocation, u: Array, residual: Array) -> str:
         )
     return (
         "the steady equation with these conditions determines its solution only up to a constant "
-        "or a mode (the collocation matrix is singular); fix the value somewhere on the boundary"
+        "or a mode, or is so ill-conditioned that rounding decides (the collocation matrix is "
+        "singular to rounding); fix the value somewhere on the boundary"
     )
 
 

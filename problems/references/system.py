@@ -103,6 +103,17 @@ class System:
         self.initial: list[list[sympy.Expr]] = [[] for _ in self.fields]
         self._sort_conditions()
 
+    @property
+    def linear(self) -> bool:
+        """Whether no product or function of fields occurs in equations and conditions."""
+        trees = [*self.equations, *(row.tree for row in self.boundary)]
+        return not any(
+            partial(tree, symbol).free_symbols & set(jets)
+            for tree in trees
+            for jets in [self.jets(tree)]
+            for symbol in jets
+        )
+
     # -- jets --------------------------------------------------------------------------------------
     # -----------
 

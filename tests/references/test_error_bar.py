@@ -186,7 +186,7 @@ KINK = start(u="x^2*cos(pi*x)")
 RING = {"periodic": "x"}
 ROUGH = {
     "kink, Fourier": (posed("u_t = 0.02*u_xx", [KINK, RING], x=[-1, 1], t=[0, 0.5]), kinked,
-                      FourierETDRK4, [(i, 3) for i in range(2, 6)]),
+                      FourierETDRK4, [(i, 7) for i in range(4, 8)]),
     "kink, collocation": (posed("u_t = 0.02*u_xx", [KINK, RING], x=[-1, 1], t=[0, 0.5]), kinked,
                           RadauCollocation, [(i, 2) for i in range(2, 6)]),
     "jump at the walls": (posed("u_t = u_xx", [start(u=1), WALLS], x=[0, 1], t=[0, 0.1]), jumping,
