@@ -36,6 +36,8 @@ _DENSE, _DENSE_LINE = 2**18, 2**14
 _LINES, _PEAKS = 8, 4
 # Points at which interpolants are compared: everywhere, and where the function bends most.
 _EVEN, _BENT = 1024, 512
+# A second difference this large on the dense points, relative, is a jump.
+_JUMP = 0.05
 _SAFETY = 3.0
 _ROUNDING = 1e-12
 
@@ -69,6 +71,7 @@ class _Lines:
         points: where interpolants are compared, shape (p,); `weights` of a mean square.
         values: the function there, shape (lines, p).
         size: its root mean square.
+        jumps: whether it changes by much between two of the dense points.
     """
 
     others: Mapping[str, Array]
@@ -76,6 +79,7 @@ class _Lines:
     weights: Array
     values: Array
     size: float
+    jumps: bool
     images: dict[int, Array | None] = field(default_factory=dict)  # interpolants by level in space
 
 
@@ -123,7 +127,8 @@ class _Known:
         even = np.arange(count // _EVEN // 2, count, count // _EVEN)
         chosen = np.concatenate([even, bent])
         weights = np.concatenate([np.full(len(even), 1 / len(even)), np.full(_BENT, 1 / count)])
-        return _Lines(others, dense[chosen], weights / len(values), values[:, chosen], size)
+        jumps = bool(bend.max() > _JUMP * size)
+        return _Lines(others, dense[chosen], weights / len(values), values[:, chosen], size, jumps)
 
     def _others(self, coordinate: str, generator: np.random.Generator) -> dict[str, Array]:
         names = [c for c in self.free if c != coordinate]
@@ -149,12 +154,14 @@ class KnownData:
 
     Attributes:
         roughness: relative distance of the function that the finer of the last two grids resolves
-            worst from its interpolant.
+            worst from its interpolant, and 1 if one jumps: steps that adapt to a jump resolve it,
+            but where it lies within the last of them is luck; `roughness_in_time` is that for the
+            last two sets of steps.
     """
 
     def __init__(self, system: System, parity: Mapping[str, Sequence[int]] | None = None) -> None:
         self.system = system
-        self.roughness = 0.0
+        self.roughness = self.roughness_in_time = 0.0
         self.functions: list[_Known] = []
         seen: set[tuple[Any, ...]] = set()
         mirrors = parity or {}
@@ -203,13 +210,14 @@ class KnownData:
                     for bases in (fine, coarse)
                 ]
                 missed, error = _missed(lines, images[0], images[1])
-                self.roughness = max(self.roughness, error)
+                self.roughness = max(self.roughness, error, float(lines.jumps))
                 worst = max(worst, (missed, known.name))
         return worst
 
     def unseen_in_time(self, fine: Slices, coarse: Slices | None) -> tuple[float, str]:
         """The same for two sets of steps."""
         worst = 0.0, ""
+        self.roughness_in_time = 0.0
         time = str(self.system.time)
         for known in self.functions:
             lines = known.along(time)
@@ -220,7 +228,9 @@ class KnownData:
                 if slices is not None:
                     values = known({**lines.others, time: slices.times[None, :]})
                     images[k] = slices.interpolate(values, lines.points)
-            worst = max(worst, (_missed(lines, images[0], images[1])[0], known.name))
+            missed, error = _missed(lines, images[0], images[1])
+            self.roughness_in_time = max(self.roughness_in_time, error, float(lines.jumps))
+            worst = max(worst, (missed, known.name))
         return worst
 
     @staticmethod

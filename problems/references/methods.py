@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from math import gcd
 
 import numpy as np
 from numpy.typing import NDArray
@@ -214,11 +215,17 @@ class RadauCollocation(Method):
         return self._march(i, j, deadline, None)
 
     def coarser(self, i: int, j: int, fine: Slices | None, deadline: float) -> GridSolution:
-        """Two thirds of the steps, distributed alike: two tolerances can give the same steps."""
+        """Two thirds of the steps, distributed alike: two tolerances can give the same steps.
+
+        No step ends where one of the finer run does: a jump of a source just after a shared end
+        would be seen by no stage before it, in both.
+        """
         assert fine is not None
         breaks = fine.times[::_STAGES]
         steps = len(breaks) - 1
         fewer = max(1, 2 * steps // 3)
+        while gcd(fewer, steps) > 1:
+            fewer -= 1
         partition = np.interp(
             np.arange(1, fewer + 1) * (steps / fewer), np.arange(steps + 1), breaks
         )

@@ -91,6 +91,7 @@ class Refinement:
         self.unseen = ""
         self.known = KnownData(system, method.parity)
         self._changes: dict[int, Array] = {}
+        self._time_changes: dict[int, Array] = {}
         jets = [jet for tree in system.equations for jet in system.jets(tree).values()]
         self._orders = [
             max((jet.space[axis] for jet in jets), default=0) for axis in range(len(system.space))
@@ -251,6 +252,8 @@ class Refinement:
             longer = self.run((i, j, 1))
             by_time = self._change(longer, fine.values)
         time = self._unseen_in_time(j, fine, longer)
+        if j > 1 and (not self.system.space or self.known.roughness_in_time > _ROUGH):
+            by_time = self._by_rough_time(i, j, fine, by_time)
         self.unseen = max(space, time)[1] if max(space, time)[0] > _BLIND else ""
         by_space, by_time = by_space + space[0], by_time + fine.between + time[0]
         bars = _SAFETY * (by_space + by_time) + _ROUNDING
@@ -259,6 +262,24 @@ class Refinement:
             float(by_space.max()),
             # Rounding is in the bar; longer steps or shorter ones do not change it.
             float(by_time.max()) if len(self.method.time) > 1 else 0.0,
+        )
+
+    def _by_rough_time(self, i: int, j: int, fine: _Run, change: Array) -> Array:
+        """The change by time where sources may jump: also from steps adapted to another tolerance.
+
+        They end elsewhere beside a jump, of a source or of a function of the state; for ordinary
+        equations they cost next to nothing. Where a source is known to jump, the error is as
+        erratic as the distance of the jump from the end of a step: it is taken to fall no faster
+        than steps or tolerances do.
+        """
+        change = np.maximum(change, self._change(self.run((i, j - 1, 0)), fine.values))
+        if self.known.roughness_in_time <= _ROUGH:
+            return change
+        self._time_changes[j] = change
+        rungs = self.method.time
+        falls = {k: rungs[k] / rungs[j] for k in self._time_changes if k <= j}
+        return 2.0 * np.max(
+            [self._time_changes[k] * min(f, 1 / f) for k, f in falls.items()], axis=0
         )
 
     def _by_space(self, i: int, j: int, fine: _Run) -> Array:
