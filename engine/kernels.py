@@ -5,7 +5,8 @@ through it again node by node. Here a layer keeps its input and its output only,
 a short list of in-place updates on arrays that are still in cache.
 
 * `affine`: the same matrix on every Taylor coefficient, the bias on the value alone;
-* `compose`: a scalar function of a bundle (Faa di Bruno), described by a `Composition`.
+* `compose`: a scalar function of a bundle (Faa di Bruno), described by a `Composition`; by a loop
+  compiled for it (`residua.engine.native`) where that can be had, by torch's operations elsewhere.
 
 A bundle has the shape (channels, points, width); channel 0 is the value. Where a gradient is to be
 differentiated again (``create_graph``), the adjoints are those of torch's own graph instead.
@@ -16,12 +17,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
+
+from . import native
 
 ScalarRule = Callable[[Tensor, int], list[Tensor]]
 """Normalised derivatives ``s^(m)(z) / m!``, m = 0..order, of a scalar function."""
@@ -40,10 +43,12 @@ class InPlace:
     Attributes:
         value: ``(z, out)`` writes s(z).
         factors: ``(s, order, scratch)`` gives m = 1..order from the value s.
+        formula: the same for compiled loops.
     """
 
     value: Callable[[Tensor, Tensor], None]
     factors: Callable[[Tensor, int, Scratch], list[Factor]]
+    formula: native.Formula
 
 
 IN_PLACE: dict[ScalarRule, InPlace] = {}
@@ -91,6 +96,10 @@ class Composition:
     order: int
     polynomials: tuple[tuple[tuple[int, tuple[Monomial, ...]], ...], ...]
     gradients: tuple[tuple[tuple[int, tuple[tuple[int, tuple[Monomial, ...]], ...]], ...], ...]
+    loops: dict[tuple[ScalarRule, torch.dtype], native.Loops | None] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    """Compiled for a function and a precision; None where torch's operations have to do."""
 
     @staticmethod
     def of(products: Sequence[Sequence[tuple[int, int]]], order: int) -> Composition:
@@ -197,6 +206,19 @@ def compose_into(
     plan: Composition, rule: ScalarRule, z: Tensor, out: Tensor, scratch: Scratch
 ) -> None:
     """Write the composed bundle to `out`; shapes (channels, points, width)."""
+    loops = _loops(plan, rule, z, out)
+    if loops is None:
+        _compose_by_operations(plan, rule, z, out, scratch)
+    elif rule in IN_PLACE:
+        loops.compose(z, out, ())
+    else:
+        out[0], *factors = rule(z[0], plan.order)
+        loops.compose(z, out, factors)
+
+
+def _compose_by_operations(
+    plan: Composition, rule: ScalarRule, z: Tensor, out: Tensor, scratch: Scratch
+) -> None:
     form = IN_PLACE.get(rule)
     if form is None:
         value, *rest = rule(z[0], plan.order)
@@ -235,6 +257,59 @@ def pull_into(
         result: another array of that shape.
         scratch: of the shape of `value`.
     """
+    loops = _loops(plan, rule, z, value, adjoint, result)
+    if loops is None:
+        _pull_by_operations(plan, rule, z, value, adjoint, result, scratch)
+    else:
+        factors = () if rule in IN_PLACE else rule(z[0], plan.order + 1)[1:]
+        loops.pull(z, value, adjoint, result, factors)
+
+
+def _loops(
+    plan: Composition, rule: ScalarRule, z: Tensor, *others: Tensor
+) -> native.Loops | None:
+    """What is compiled for a composition, once for every function and precision."""
+    if not native.suits(z) or not all(array.is_contiguous() for array in (z, *others)):
+        return None
+    key = (rule, z.dtype)
+    if key not in plan.loops:
+        form = IN_PLACE.get(rule)
+        formula = None if form is None else form.formula
+        plan.loops[key] = loops = native.compile_composition(plan, z.dtype, formula)
+        if loops is not None and not _agrees(plan, rule, z.dtype):
+            native.distrust("the composition of a Taylor bundle")
+            plan.loops[key] = None
+    return plan.loops[key]
+
+
+def _agrees(plan: Composition, rule: ScalarRule, dtype: torch.dtype) -> bool:
+    """Whether loops and operations give the same on numbers of order one."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (plan.channels, 61, 2 + native.WORTHWHILE // (61 * plan.channels))
+    z, adjoint = torch.randn(2, *shape, generator=generator, dtype=torch.float64).to(dtype)
+    found, expected = torch.empty_like(z), torch.empty_like(z)
+    pulled, right = torch.empty_like(z), torch.empty_like(z)
+    scratch = Scratch(z[0])
+    compose_into(plan, rule, z, found, scratch)
+    _compose_by_operations(plan, rule, z, expected, scratch)
+    pull_into(plan, rule, z, expected[0], adjoint, pulled, scratch)
+    _pull_by_operations(plan, rule, z, expected[0], adjoint, right, scratch)
+    allowed = 1e3 * torch.finfo(dtype).eps
+    return all(
+        bool((a - b).abs().amax() <= allowed * b.abs().amax())
+        for a, b in ((found, expected), (pulled, right))
+    )
+
+
+def _pull_by_operations(
+    plan: Composition,
+    rule: ScalarRule,
+    z: Tensor,
+    value: Tensor,
+    adjoint: Tensor,
+    result: Tensor,
+    scratch: Scratch,
+) -> None:
     order = plan.order
     form = IN_PLACE.get(rule)
     if form is None:

@@ -81,10 +81,15 @@ class PointSet:
     _blocks: dict[int, list[tuple[slice, dict]]] = field(init=False, default_factory=dict)
 
     def blocks(self, size: int) -> list[tuple[slice, dict]]:
-        """Consecutive blocks of a size, each with a store for what is constant on its points."""
+        """Consecutive, nearly equal blocks of at most a size.
+
+        Each comes with a store for what is constant on its points.
+        """
         if size not in self._blocks:
             n = len(self.points)
-            self._blocks[size] = [(slice(i, min(i + size, n)), {}) for i in range(0, n, size)]
+            equal = math.ceil(n / max(math.ceil(n / size), 1))
+            equal += 1 - equal % 2  # see `ResidualEngine.block_size`
+            self._blocks[size] = [(slice(i, min(i + equal, n)), {}) for i in range(0, n, equal)]
         return self._blocks[size]
 
 
@@ -126,8 +131,9 @@ class ResidualEngine:
         if reference is None or reference.device.type != "cpu":
             return 2**30
         bytes_per_point = self.algebra(term).channels * self._width * reference.element_size()
-        size = 2 ** int(math.log2(max(BUNDLE_BYTES / bytes_per_point, 1)))
-        return min(max(size, LEAST_BLOCK), LARGEST_BLOCK)
+        size = min(max(BUNDLE_BYTES // bytes_per_point, LEAST_BLOCK), LARGEST_BLOCK)
+        # Odd: channels that lie a power of two apart would fight for the same lines of the cache.
+        return size - 1 + size % 2
 
     def algebra(self, term: str) -> JetAlgebra:
         """Taylor algebra a term is evaluated in."""

@@ -35,6 +35,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import native
 from .kernels import IN_PLACE, Composition, Factor, InPlace, ScalarRule, Scratch, compose
 
 MultiIndex = tuple[int, ...]
@@ -299,4 +300,17 @@ ACTIVATIONS: dict[str, ScalarRule] = {
 }
 """Rule table: activation name to Taylor rule, to one order more than a bundle carries."""
 
-IN_PLACE[tanh_rule] = InPlace(_write_tanh, _tanh_factors)
+IN_PLACE[tanh_rule] = InPlace(
+    _write_tanh,
+    _tanh_factors,
+    native.Formula(
+        "1 - 2 / (exponential(2 * z0) + 1)",
+        (
+            "1 - s * s",
+            "-s * s1",
+            "(3 * s * s - 1) * s1 / 3",
+            "((real)2 / 3 - s * s) * s * s1",
+            "(15 * s * s * (s * s - 1) + 2) * s1 / 15",
+        ),
+    ),
+)

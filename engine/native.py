@@ -1,0 +1,365 @@
+"""The element-wise half of a Taylor bundle's layer as one compiled loop.
+
+In torch's own operations a composition and its adjoint are some twenty passes over memory; written
+out as C they are one each, and the compiler vectorises them. The source is made from the same
+tables of monomials as the operations in `residua.engine.kernels`, compiled with the machine's C
+compiler on first use (a fraction of a second for each algebra and precision; nothing is kept on
+disk) and compared with them before it is trusted. Where there is no compiler, or the comparison
+fails, torch's operations do the work and `status` says so.
+
+A matrix of per-point outer products, the Jacobian of a dense layer, is compiled in the same way.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .kernels import Composition, Monomial
+
+__all__ = [
+    "Formula",
+    "Loops",
+    "compile_composition",
+    "compile_outer",
+    "distrust",
+    "status",
+    "suits",
+]
+
+log = logging.getLogger(__name__)
+
+C_TYPES = {torch.float32: "float", torch.float64: "double"}
+WORTHWHILE = 8192
+"""Elements of a bundle from which on a compiled loop is used; below, calls cost most anyway."""
+FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+SWITCH = "RESIDUA_NATIVE"
+"""Environment variable; 0 keeps to torch's operations."""
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A scalar function as C expressions; `EXPONENTIAL` may be called in them.
+
+    Attributes:
+        value: s in the argument ``z0``.
+        factors: normalised derivatives s_1, s_2, ... in the value ``s`` and those before.
+    """
+
+    value: str
+    factors: tuple[str, ...]
+
+
+EXPONENTIAL = """
+static inline real exponential(real x)
+{
+    /* x = k ln 2 + r with |r| <= ln 2 / 2: adding MAGIC rounds to whole k and leaves it in the
+       lowest bits, from where a shift makes it the exponent of 2^k. NaN stays NaN. */
+    x = x > LIMIT ? LIMIT : x;
+    x = x < -LIMIT ? -LIMIT : x;
+    union { real number; bits pattern; } shifted = { x * (real)1.4426950408889634 + MAGIC }, power;
+    const real k = shifted.number - MAGIC;
+    const real r = (x - k * LN2_HIGH) - k * LN2_LOW;
+    power.pattern = (shifted.pattern << MANTISSA) + ONE;
+    real sum = 1;
+    for (int m = TERMS; m > 0; m--) sum = 1 + sum * r * ((real)1 / m);
+    return sum * power.number;
+}
+"""
+PRELUDES = {
+    "float": """
+typedef float real; typedef unsigned int bits;
+#define LIMIT 80.0f
+#define MAGIC 12582912.0f
+#define MANTISSA 23
+#define ONE 0x3f800000u
+#define LN2_HIGH 0.693359375f
+#define LN2_LOW -2.12194440e-4f
+#define TERMS 7
+"""
+    + EXPONENTIAL,
+    "double": """
+typedef double real; typedef unsigned long long bits;
+#define LIMIT 700.0
+#define MAGIC 6755399441055744.0
+#define MANTISSA 52
+#define ONE 0x3ff0000000000000ull
+#define LN2_HIGH 6.93147180369123816490e-01
+#define LN2_LOW 1.90821492927058770002e-10
+#define TERMS 13
+"""
+    + EXPONENTIAL,
+}
+
+_told: set[str] = set()
+
+
+def suits(bundle: Tensor) -> bool:
+    """Whether a bundle is of a kind and size that compiled loops are for."""
+    return (
+        bundle.device.type == "cpu" and bundle.dtype in C_TYPES and bundle.numel() >= WORTHWHILE
+    )
+
+
+def status() -> str:
+    """What does the element-wise work on this machine, for records of a run."""
+    compiler = _compiler()
+    if compiler is None or _told:
+        return "torch operations" + "".join(f" ({reason})" for reason in sorted(_told))
+    return f"loops compiled by {Path(compiler).name}"
+
+
+class Loops:
+    """The two loops of a composition: forward, and its adjoint.
+
+    Args:
+        library: compiled from `composition_source`.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._compose = library.compose
+        self._pull = library.pull
+        for function, pointers in ((self._compose, 3), (self._pull, 5)):
+            function.argtypes = [ctypes.c_long, *[ctypes.c_void_p] * pointers]
+            function.restype = None
+
+    def compose(self, z: Tensor, out: Tensor, factors: Sequence[Tensor]) -> None:
+        """See `kernels.compose_into`; of a function given by arrays, ``out[0]`` is there already."""
+        self._compose(z[0].numel(), z.data_ptr(), out.data_ptr(), _addresses(factors))
+
+    def pull(
+        self, z: Tensor, value: Tensor, adjoint: Tensor, result: Tensor, factors: Sequence[Tensor]
+    ) -> None:
+        """See `kernels.pull_into`."""
+        self._pull(
+            value.numel(),
+            z.data_ptr(),
+            value.data_ptr(),
+            adjoint.data_ptr(),
+            result.data_ptr(),
+            _addresses(factors),
+        )
+
+
+def _addresses(arrays: Sequence[Tensor]) -> ctypes.Array | None:
+    if not arrays:
+        return None
+    return (ctypes.c_void_p * len(arrays))(*[array.data_ptr() for array in arrays])
+
+
+def compile_composition(
+    plan: Composition, dtype: torch.dtype, formula: Formula | None
+) -> Loops | None:
+    """Loops for a composition; None where nothing can be compiled.
+
+    Args:
+        plan: the algebra's composition table.
+        dtype: float32 or float64.
+        formula: the scalar function; None where its values and derivatives come as arrays.
+    """
+    library = _build(composition_source(plan, C_TYPES[dtype], formula))
+    return None if library is None else Loops(library)
+
+
+def composition_source(plan: Composition, real: str, formula: Formula | None) -> str:
+    """C source of both loops: ``out_k = s_1 z_k + sum_m s_m P_km``, and its adjoint."""
+    channels = range(1, plan.channels)
+
+    def scalars(highest: int) -> list[str]:
+        if formula is None:
+            return [f"const real s{m} = f{m}[i];" for m in range(1, highest + 1)]
+        return [f"const real s{m} = {formula.factors[m - 1]};" for m in range(1, highest + 1)]
+
+    def pointers(highest: int) -> list[str]:
+        if formula is not None:
+            return []
+        return [f"const real *restrict f{m} = f[{m - 1}];" for m in range(1, highest + 1)]
+
+    forward = [f"const real z{k} = z[{k} * n + i];" for k in channels]
+    if formula is not None:
+        forward += [f"const real z0 = z[i], s = {formula.value};", "out[i] = s;"]
+    forward += scalars(plan.order)
+    for k in channels:
+        terms = [f"s1 * z{k}"]
+        for m, rows in enumerate(plan.polynomials, start=2):
+            terms += [f"s{m} * ({_sum(monomials)})" for j, monomials in rows if j == k]
+        forward.append(f"out[{k} * n + i] = {' + '.join(terms)};")
+
+    backward = [f"const real z{k} = z[{k} * n + i];" for k in channels]
+    backward += [f"const real a{k} = a[{k} * n + i];" for k in range(plan.channels)]
+    backward += scalars(plan.order + 1)
+    # d s_m / d z_0 = (m + 1) s_(m+1)
+    value = ["s1 * a0", f"2 * s2 * ({' + '.join(f'a{k} * z{k}' for k in channels)})"]
+    for m, rows in enumerate(plan.polynomials, start=2):
+        inner = " + ".join(f"a{k} * ({_sum(monomials)})" for k, monomials in rows)
+        if inner:
+            value.append(f"{m + 1} * s{m + 1} * ({inner})")
+    backward.append(f"r[i] = {' + '.join(value)};")
+    for j in channels:
+        terms = [f"s1 * a{j}"]
+        for m, rows in enumerate(plan.gradients, start=2):
+            for position, targets in rows:
+                if position == j:
+                    inner = " + ".join(f"a{k} * ({_sum(monomials)})" for k, monomials in targets)
+                    terms.append(f"s{m} * ({inner})")
+        backward.append(f"r[{j} * n + i] = {' + '.join(terms)};")
+
+    return "\n".join(
+        [
+            PRELUDES[real],
+            "void compose(long n, const real *restrict z, real *restrict out,",
+            "             const real *const *f)",
+            *_loop(pointers(plan.order), forward),
+            "void pull(long n, const real *restrict z, const real *restrict value,",
+            "          const real *restrict a, real *restrict r, const real *const *f)",
+            *_loop(pointers(plan.order + 1), ["const real s = value[i];", *backward]),
+        ]
+    )
+
+
+def _loop(before: Sequence[str], body: Sequence[str]) -> list[str]:
+    return [
+        "{",
+        *before,
+        "#pragma omp parallel for simd if(parallel: n > 16384)",
+        "for (long i = 0; i < n; i++) {",
+        *body,
+        "}",
+        "}",
+    ]
+
+
+def _sum(monomials: Sequence[Monomial]) -> str:
+    """A polynomial in the channels z1, z2, ..."""
+    products = []
+    for coefficient, positions in monomials:
+        factors = [f"z{position}" for position in positions]
+        if coefficient != 1 or not factors:
+            factors.insert(0, str(coefficient))
+        products.append(" * ".join(factors))
+    return " + ".join(products)
+
+
+@lru_cache(maxsize=256)
+def compile_outer(
+    channels: int, outputs: int, inputs: int, dtype: torch.dtype
+) -> Callable[[Tensor, Tensor, Tensor], None] | None:
+    """Loop that writes, for every point, the sum over channels of outer products.
+
+    Args:
+        channels: summed over.
+        outputs: width of the left factor.
+        inputs: width of the right factor.
+        dtype: float32 or float64.
+
+    Returns:
+        ``(left, right, target)`` of shapes (channels, points, outputs), (channels, points, inputs)
+        and (points, outputs * inputs); the first two contiguous, `target` with unit stride along
+        its rows. None where nothing can be compiled.
+    """
+    total = " + ".join(f"l{c} * r[{c} * n * {inputs} + i]" for c in range(channels))
+    library = _build(
+        "\n".join(
+            [
+                f"typedef {C_TYPES[dtype]} real;",
+                "void outer(long n, const real *restrict left, const real *restrict right,",
+                "           real *restrict target, long stride)",
+                "{",
+                "#pragma omp parallel for if(n > 64)",
+                "for (long p = 0; p < n; p++) {",
+                f"const real *restrict r = right + p * {inputs};",
+                f"for (long o = 0; o < {outputs}; o++) {{",
+                f"real *restrict t = target + p * stride + o * {inputs};",
+                *(
+                    f"const real l{c} = left[{c} * n * {outputs} + p * {outputs} + o];"
+                    for c in range(channels)
+                ),
+                "#pragma omp simd",
+                f"for (long i = 0; i < {inputs}; i++) t[i] = {total};",
+                "}",
+                "}",
+                "}",
+            ]
+        )
+    )
+    if library is None:
+        return None
+    function = library.outer
+    function.argtypes = [ctypes.c_long, *[ctypes.c_void_p] * 3, ctypes.c_long]
+    function.restype = None
+
+    def outer(left: Tensor, right: Tensor, target: Tensor) -> None:
+        function(
+            left.shape[1], left.data_ptr(), right.data_ptr(), target.data_ptr(), target.stride(0)
+        )
+
+    return outer
+
+
+@lru_cache(maxsize=1)
+def _compiler() -> str | None:
+    if os.environ.get(SWITCH) == "0":
+        _tell(f"{SWITCH} is 0", aloud=False)
+        return None
+    named = os.environ.get("CC")
+    found = shutil.which(named) if named else None
+    for name in ("cc", "gcc", "clang"):
+        found = found or shutil.which(name)
+    if found is None or os.name == "nt":
+        _tell("no C compiler was found", aloud=False)
+        return None
+    return found
+
+
+def _build(source: str) -> ctypes.CDLL | None:
+    """The loaded library; its files are gone when this returns."""
+    compiler = _compiler()
+    if compiler is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="residua-native-") as folder:
+        path, target = Path(folder, "loops.c"), Path(folder, "loops.so")
+        path.write_text(source, "utf-8")
+        command = [compiler, *FLAGS, "-shared", "-fPIC", str(path), "-o", str(target)]
+        # torch's own OpenMP library is loaded already and is found by its name; where the compiler
+        # has no OpenMP, one thread does the work.
+        for flags in (["-fopenmp"], ["-fopenmp-simd"], []):
+            try:
+                done = subprocess.run(
+                    [*command, *flags], capture_output=True, text=True, timeout=120, check=False
+                )
+            except (OSError, subprocess.TimeoutExpired) as error:
+                _tell(f"{compiler} failed: {error}")
+                return None
+            if done.returncode == 0:
+                try:
+                    return ctypes.CDLL(str(target))
+                except OSError as error:
+                    _tell(f"what {compiler} made cannot be loaded: {error}")
+                    return None
+        _tell(f"{compiler} failed: {done.stderr.strip().splitlines()[-1:]}")
+    return None
+
+
+def distrust(what: str) -> None:
+    """Say that a compiled loop gave other numbers than torch's operations."""
+    _tell(f"{what} compiled wrongly")
+
+
+def _tell(reason: str, *, aloud: bool = True) -> None:
+    if reason not in _told:
+        _told.add(reason)
+        if aloud:
+            log.warning("element-wise work is left to torch, which is slower: %s", reason)
