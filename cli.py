@@ -316,7 +316,7 @@ def _solve(options: argparse.Namespace) -> int:
     changes = [*options.set, *([f"run.device={options.device}"] if options.device else [])]
     case = load_case(options.case, changes, to_run=not options.print_config)
     if options.print_config:
-        print(case.text(), end="")
+        print(case.text(inline=True), end="")
         return 0
     folder = options.out or case.folder
     check(folder, resume=options.resume, overwrite=options.overwrite)

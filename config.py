@@ -32,7 +32,7 @@ from .yaml_source import YamlSource
 if TYPE_CHECKING:
     from .problems.problem import Problem
 
-__all__ = ["Case", "RunOptions", "check_device", "gpu_present", "load_case", "make_case"]
+__all__ = ["Case", "RunOptions", "check_device", "gpu_present", "load_case", "make_case", "placed"]
 
 PathKey = tuple["str | int", ...]
 SECTIONS = ("problem", "solver", "run")
@@ -108,12 +108,33 @@ class Case:
 
     def resolved(self) -> dict[str, Any]:
         """The case as plain values with every default spelled out; loads again to an equal case."""
-        problem = {"name": self.problem.name, **_mapping_of(self.problem)}
-        return {"problem": problem, "solver": plain(self.solver), "run": plain(self.run)}
+        return {
+            "problem": {"name": self.problem.name, **_mapping_of(self.problem)},
+            "solver": plain(self.solver),
+            "run": plain(self.run),
+        }
 
-    def text(self) -> str:
-        """`resolved` as the YAML text of config.resolved.yaml."""
-        return yaml_source.dump(self.resolved())
+    def text(self, *, inline: bool = False) -> str:
+        """`resolved` as the YAML text of config.resolved.yaml; it names `files` beside it.
+
+        Args:
+            inline: with the numbers of given functions in it, where they are few enough for a YAML
+                file, so that it needs no `files`.
+        """
+        resolved = self.resolved()
+        if inline and self.problem.functions:
+            from .problems.given import few, mapping_of
+
+            resolved["problem"]["functions"] |= mapping_of(few(self.problem.functions))
+        return yaml_source.dump(resolved)
+
+    def files(self) -> dict[str, str]:
+        """Files that `text` names, relative to its own: their paths and texts."""
+        if not self.problem.functions:
+            return {}
+        from .problems.given import files
+
+        return files(self.problem.functions)
 
     @cached_property
     def _digest(self) -> str:
@@ -137,7 +158,17 @@ class Case:
 
 
 def _mapping_of(problem: Problem) -> dict[str, Any]:
-    """The problem as it stands in a file; a Python residual as the text of the tree it traced to.
+    """The problem as it stands in a file, the numbers of given functions in files of their own."""
+    found = _stated(problem)
+    if problem.functions:
+        from .problems.given import references_of
+
+        found["functions"] = references_of(problem.functions)
+    return found
+
+
+def _stated(problem: Problem) -> dict[str, Any]:
+    """The problem in plain values; a Python residual as the text of the tree it traced to.
 
     One that could not be traced is only named ("python: f"); a file cannot hold it.
     """
@@ -205,12 +236,13 @@ def load_case(
         for change in changes:
             data = change.apply(data)
         _check_sections(data)
+        data = placed(data, Path(source.file).parent)
         if problem is None:
             # A definition in place without a name is called after its file.
             stem = Path(source.file).stem
             problem = _problem(data, stem if re.fullmatch(NAME, stem) else "problem")
         else:
-            problem = _same_problem(problem, data["problem"])
+            problem = _same_problem(problem, data["problem"], Path(source.file).parent)
         case = _case(problem, data, source.file or problem.name)
         if to_run:
             check_device(case.run.device)
@@ -219,9 +251,20 @@ def load_case(
         raise _locate(error, source, changes) from None
 
 
-def _same_problem(problem: Problem, written: Any) -> Problem:
+def placed(data: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """A case whose files of numbers, written relative to a folder, are found from anywhere."""
+    problem = data["problem"]
+    if not isinstance(problem, Mapping) or "functions" not in problem:
+        return data
+    from .problems.given import located
+
+    return {**data, "problem": located(problem, folder)}
+
+
+def _same_problem(problem: Problem, written: Any, folder: Path) -> Problem:
     """`problem`, without recommendations, where a file holds the same one with all defaults."""
-    if written != {"name": problem.name, **_mapping_of(problem)}:
+    expected = placed({"problem": {"name": problem.name, **_mapping_of(problem)}}, folder)
+    if written != expected["problem"]:
         raise ConfigurationError(
             f"'{problem.name}' is not the problem that stands here",
             path=("problem",),
@@ -271,7 +314,7 @@ def _check_sections(data: Any) -> None:
             "", found=data, advice="write a mapping with the keys problem, solver, run"
         )
     for key in data:
-        if key in ("coordinates", "equations", "conditions", "fields", "parameters"):
+        if key in ("coordinates", "equations", "conditions", "fields", "parameters", "functions"):
             raise ConfigurationError(
                 f"'{key}' belongs to the problem", path=(key,), advice="indent it under 'problem:'"
             )

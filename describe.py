@@ -90,6 +90,9 @@ def problem_sheet(problem: Problem) -> str:
             span = f"[{low}, {high}]" if low or high else "any"
             rows.append([name, f"{parameter.value:.6g}", span, parameter.description])
         lines.append(columns(rows, "  "))
+    if problem.functions:
+        lines += ["", "Functions given by data"]
+        lines.append(columns([[given.name, *given.says()] for given in problem.functions], "  "))
     lines += [
         "",
         "Reflections that leave it unchanged",

@@ -100,9 +100,33 @@ def _definition() -> dict[str, Any]:
                 "type": "object",
                 "additionalProperties": {"anyOf": [_CONSTANT, parameter]},
             },
+            "functions": {"type": "object", "additionalProperties": _given()},
             "equations": {"type": "array", "items": {"type": "string"}, "minItems": 1},
             "conditions": {"type": "array", "items": condition},
             "reference": {"anyOf": [{"enum": sorted(METHODS.keys() - {"exact"})}, *_references()]},
+        },
+    }
+
+
+def _given() -> dict[str, Any]:
+    """A function given by data."""
+    numbers = {
+        "type": ["string", "array"],
+        "description": "a file (.csv, .npy, .h5) relative to this one, or the rows themselves",
+    }
+    interval = {"type": "array", "items": _CONSTANT, "minItems": 2, "maxItems": 2}
+    return {
+        "type": "object",
+        "anyOf": [{"required": ["series", "period"]}, {"required": ["samples"]}],
+        "additionalProperties": False,
+        "properties": {
+            "series": {**numbers, "title": "wave number, cosine, sine"},
+            "samples": {**numbers, "title": "point and value, or values alone"},
+            "columns": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            "period": {**interval, "description": "of a series, or of periodic samples"},
+            "over": {**interval, "description": "ends of equispaced samples"},
+            "description": {"type": "string"},
+            "sha256": {"type": "string", "description": "of the numbers, to notice a change"},
         },
     }
 

@@ -92,6 +92,9 @@ def measure(rung: Rung, seed: int, budget: float | None = None) -> dict[str, Any
     with tempfile.TemporaryDirectory(prefix="residua-bench-") as name:
         folder = Path(name)
         (folder / "case.yaml").write_text(case.text(), encoding="utf-8")
+        for path, text in case.files().items():
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_text(text, encoding="utf-8")
         command = ["-m", "residua", "solve", "case.yaml", "--out", "run", "--quiet"]
         done = subprocess.run(
             [sys.executable, *command], cwd=folder, capture_output=True, text=True, check=False

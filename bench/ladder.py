@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import yaml_source
-from ..config import NAME, SECTIONS, Case, make_case
+from ..config import NAME, SECTIONS, Case, make_case, placed
 from ..errors import ConfigurationError
 from ..overrides import merged
 from ..typed import build, nearest, option
@@ -179,6 +179,7 @@ def _rung(entry: Any, folder: Path) -> Rung:
     if written.get("problem") is None:
         advice = "write 'problem: NAME', a definition in place, or 'file: PATH' of a case"
         raise ConfigurationError("the problem is missing", advice=advice)
+    written = placed(written, folder / Path(entry.get("file", "")).parent)
     case = make_case(written["problem"], written.get("solver"), written.get("run"))
     return Rung(goal.name or stem or case.name, case, goal, written)
 

@@ -8,6 +8,9 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from ..problems.given import GIVEN
+from .given import given
+
 
 def _tensor(value: object) -> Tensor:
     return value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
@@ -46,5 +49,6 @@ TORCH: Mapping[str, Callable] = {
     "min": _extreme(torch.minimum),
     "max": _extreme(torch.maximum),
     "where": _where,
+    GIVEN: given,
 }  # fmt: skip
 """Function name of the equation language to its tensor counterpart."""

@@ -20,6 +20,7 @@ from sympy.printing.str import StrPrinter
 from ..errors import ConfigurationError
 from .arithmetic import MAX_INTEGER, elementary, number
 from .evaluation import NAMES, NUMPY, Array, evaluate
+from .given import GIVEN, GivenCall
 from .namespace import FUNCTIONS, MAX_DERIVATIVE, MultiIndex, Namespace
 from .parser import parse, parse_constant, parse_sides
 
@@ -52,7 +53,8 @@ def parse_equation(
 class Variables:
     """What a Python residual sees: every name of the problem and of the language as an attribute.
 
-    `v.u_tx` and `v.u_xt` are the same value; `v.sin` is the sine that fits the values at hand.
+    `v.u_tx` and `v.u_xt` are the same value; `v.sin` is the sine that fits the values at hand, and
+    `v.u0(v.x)` the value of a function given by data.
     """
 
     __slots__ = ("_functions", "_namespace", "_values")
@@ -70,6 +72,9 @@ class Variables:
     def __getattr__(self, name: str) -> Any:
         if name in self._functions:
             return self._functions[name]
+        given = self._namespace.function(name)
+        if given is not None:
+            return partial(self._functions[GIVEN], given, 0)
         symbol = self._namespace.symbol(name)
         if symbol is None:
             raise ConfigurationError(
@@ -191,6 +196,7 @@ def _trace_tree(function: Callable[[Any], Any], namespace: Namespace) -> sympy.E
     functions["where"] = lambda test, yes, no: sympy.Piecewise(
         (yes, test), (no, True), evaluate=False
     )
+    functions[GIVEN] = lambda given, order, x: GivenCall.of(given, _as_tree(x), order)
     try:
         tree = _as_tree(function(Variables(namespace, _Recorder(namespace.symbol), functions)))
     except ConfigurationError:
@@ -235,6 +241,7 @@ def _trace_tensors(
     values = _Recorder(sample)
     functions = {n: getattr(torch, n) for n in FUNCTIONS if hasattr(torch, n)}
     functions |= {"min": torch.minimum, "max": torch.maximum, "sech": lambda a: 1 / torch.cosh(a)}
+    functions[GIVEN] = lambda given, order, x: torch.sin(x)  # only names are recorded
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -291,6 +298,9 @@ class _Printer(StrPrinter):
         return f"{NAMES.get(expr.func, expr.func.__name__)}({self.stringify(expr.args, ', ')})"
 
     _print_Abs = _print_Max = _print_Min = _print_Function
+
+    def _print_GivenCall(self, expr: GivenCall) -> str:
+        return expr.text(self._print(expr.argument))
 
     def _print_Piecewise(self, expr: sympy.Piecewise) -> str:
         pairs: list[Any] = list(expr.args)

@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 import sympy
 
+from .given.call import GivenCall
+from .given.function import GIVEN
+
 __all__ = ["NUMPY", "evaluate"]
 
 Array = Any
@@ -39,6 +42,7 @@ NUMPY: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "min": np.minimum,
         "max": np.maximum,
         "where": np.where,
+        GIVEN: lambda given, order, x: given(x, order),
     }
 )
 
@@ -138,6 +142,10 @@ def evaluate(
             value = args[0] ** payload if payload is not None else args[0] ** args[1]
         elif kind == "compare":
             value = payload(*args)
+        elif kind == "given":
+            given, order = payload
+            plain = isinstance(args[0], (int, float))
+            value = float(given(*args, order)) if plain else functions[GIVEN](given, order, *args)
         else:
             plain = all(isinstance(a, (int, float)) for a in args)
             table = (
@@ -194,6 +202,8 @@ class _Flattener:
             return self._power(node.base, node.exp)
         if isinstance(node, sympy.Piecewise):
             return self._branches(node.args)
+        if isinstance(node, GivenCall):
+            return "given", (node.given, node.order), (self.visit(node.argument),)
         if type(node) in _RELATIONS:
             return "compare", _RELATIONS[type(node)], (self.visit(node.lhs), self.visit(node.rhs))
         if type(node) in NAMES:

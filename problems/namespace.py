@@ -17,12 +17,15 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import sympy
 from sympy.core.function import ArgumentIndexError
 
 from ..errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from .given.function import Given
 
 __all__ = ["CONSTANTS", "FUNCTIONS", "OPERATORS", "MultiIndex", "Namespace", "nearest"]
 
@@ -109,6 +112,7 @@ class Namespace:
         fields: unknown functions of all coordinates.
         parameters: constants with a name.
         time: the coordinate that counts as time, if any.
+        functions: known functions given by data.
 
     Raises:
         ConfigurationError: a name that cannot be used, is used twice, or makes a derivative name
@@ -119,9 +123,10 @@ class Namespace:
     fields: tuple[str, ...]
     parameters: tuple[str, ...] = ()
     time: str | None = None
+    functions: tuple[Given, ...] = ()
 
     def __post_init__(self) -> None:
-        for kind in ("coordinates", "fields", "parameters"):
+        for kind in ("coordinates", "fields", "parameters", "functions"):
             object.__setattr__(self, kind, tuple(getattr(self, kind)))
         self._check_names()
         self._check_decodable()
@@ -147,6 +152,10 @@ class Namespace:
     def derivative(self, name: str) -> tuple[str, MultiIndex] | None:
         """Read "u_tx" as ("u", (1, 1)); None where `name` is not a field or a derivative of one."""
         return _derivative(self, name)
+
+    def function(self, name: str) -> Given | None:
+        """The function given by data of that name; None where there is none."""
+        return next((given for given in self.functions if given.name == name), None)
 
     def symbol(self, name: str) -> sympy.Symbol | None:
         """The symbol of a name, derivatives in canonical spelling; None if undeclared."""
@@ -183,6 +192,7 @@ class Namespace:
                 known = ", ".join(self.coordinates) or "none"
                 return f"derivatives of {field} are by the declared coordinates ({known})"
         known = [*self.coordinates, *self.fields, *self.parameters, *CONSTANTS, *FUNCTIONS, *extra]
+        known += [given.name for given in self.functions]
         for field, order in itertools.product(self.fields, range(1, 5)):
             for letters in itertools.combinations_with_replacement(self.coordinates, order):
                 known.append(f"{field}_{''.join(letters)}")
@@ -197,6 +207,7 @@ class Namespace:
             *((c, "coordinates", c) for c in self.coordinates),
             *((f, "fields", i) for i, f in enumerate(self.fields)),
             *((p, "parameters", p) for p in self.parameters),
+            *((given.name, "functions", given.name) for given in self.functions),
         ]
 
     def _check_names(self) -> None:

@@ -25,6 +25,7 @@ from .arithmetic import (
     power,
     real,
 )
+from .given import Given, GivenCall
 from .namespace import CONSTANTS, FUNCTIONS, MAX_DERIVATIVE, OPERATORS, Namespace, nearest
 from .syntax import MAX_DEPTH, SourceText
 
@@ -280,7 +281,7 @@ class _Builder:
         if symbol is not None:
             self._check_order(symbol)
             return symbol
-        if name in FUNCTIONS or name in OPERATORS:
+        if name in FUNCTIONS or name in OPERATORS or self.namespace.function(name) is not None:
             raise Refused(f"'{name}' is a function", f"write {name}(...)")
         if name.endswith("_n") and name[:-2] in self.namespace.fields:
             message = f"'{name}' (outward normal derivative) exists only on a boundary"
@@ -292,19 +293,27 @@ class _Builder:
             if sum(index) > MAX_DERIVATIVE:
                 message = f"'{symbol}' is a derivative of order {sum(index)}"
                 raise Refused(message, f"use at most {MAX_DERIVATIVE}")
+        for call in tree.atoms(GivenCall):
+            if call.order > call.given.smoothness:
+                message = f"a derivative of order {call.order} of {call.given.name}"
+                limit = f"{call.given.smoothness}, to which it is smooth"
+                raise Refused(message, f"use at most {limit}")
 
     def _call(self, node: ast.Call, depth: int) -> Value:
         if not isinstance(node.func, ast.Name):
             raise Refused("a product needs '*'", "write '*' before the bracket, as in 2*(x + 1)")
         name = node.func.id
-        if name not in FUNCTIONS and name not in OPERATORS:
+        given = self.namespace.function(name)
+        if name not in FUNCTIONS and name not in OPERATORS and given is None:
             self._unknown_function(name)
         if node.keywords or any(isinstance(a, ast.Starred) for a in node.args):
             raise Refused(f"{name}(...) takes plain arguments", "write them one after another")
-        low, high = _ARITY.get(name, (1, 1))
+        low, high = (1, 2) if given is not None else _ARITY.get(name, (1, 1))
         if not low <= len(node.args) <= high:
             wanted = f"{low}" if low == high else f"{low} to {high}"
             raise Refused(f"{name}(...) has {len(node.args)} arguments", f"write {wanted}")
+        if given is not None:
+            return self._given(given, node, depth)
         if name == "where":
             return self._where(node, depth)
         if name == "d":
@@ -316,11 +325,29 @@ class _Builder:
             return self._operator(name, [self._build(a, depth + 1) for a in node.args])
         return elementary(name, [self._scalar(a, depth + 1) for a in node.args])
 
+    def _given(self, given: Given, node: ast.Call, depth: int) -> sympy.Expr:
+        """A function given by data, u0(x); u0(x, 2) is its second derivative."""
+        argument = self._scalar(node.args[0], depth + 1)
+        order = 0
+        if len(node.args) > 1:
+            value = node.args[1].value if isinstance(node.args[1], ast.Constant) else None
+            if isinstance(value, bool) or not isinstance(value, int):
+                message = f"the second argument of {given.name}(...) is the order of a derivative"
+                raise Refused(message, f"write {given.name}(x, 2) for the second derivative")
+            order = value
+        call = GivenCall.of(given, argument, order)
+        self._check_order(call)
+        if call is sympy.nan and given.bounds is not None:
+            low, high = given.bounds
+            message = f"{given.name} is sampled from {low:.12g} to {high:.12g}"
+            raise Refused(f"{message} and asked for at {argument}", "stay in this range")
+        return call
+
     def _unknown_function(self, name: str) -> NoReturn:
         if self.namespace.symbol(name) is not None or name in CONSTANTS:
             advice = f"write {name} alone, or {name}*(...) for a product"
             raise Refused(f"'{name}' is not a function", advice)
-        known = (*FUNCTIONS, *OPERATORS)
+        known = (*FUNCTIONS, *OPERATORS, *(given.name for given in self.namespace.functions))
         close = _HABITS.get(name) or nearest(name, known)
         advice = f"did you mean '{close}'?" if close else f"known are {', '.join(known)}"
         raise Refused(f"unknown function '{name}'", advice)

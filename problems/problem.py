@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 import sympy
 
 from ..errors import ConfigurationError
+from . import given
 from .conditions import Condition, mapping_of, read_conditions
 from .equation import Equation, Namespace, parse, parse_constant
+from .given import Given, GivenCall
 from .namespace import nearest
 from .reference_settings import read as read_settings
 from .symmetry import parities
@@ -32,6 +34,7 @@ KEYS = (
     "coordinates",
     "fields",
     "parameters",
+    "functions",
     "equations",
     "conditions",
     "reference",
@@ -66,6 +69,7 @@ class Problem:
         bounds: (low, high) per coordinate.
         fields: unknown functions, in the order of the columns of a solution array.
         parameters: named constants.
+        functions: known functions given by data.
         equations: residuals, zero in the interior.
         conditions: residuals, zero on faces.
         reference_spec: how to obtain a solution to compare with: {"method": ..., settings}.
@@ -83,6 +87,7 @@ class Problem:
     equations: tuple[Equation, ...]
     conditions: tuple[Condition, ...]
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    functions: tuple[Given, ...] = ()
     title: str = ""
     description: str = ""
     reference_spec: Mapping[str, Any] = field(default_factory=lambda: {"method": "auto"})
@@ -99,7 +104,9 @@ class Problem:
     @cached_property
     def namespace(self) -> Namespace:
         """All declared names."""
-        return Namespace(self.coordinates, self.fields, tuple(self.parameters), self.time)
+        return Namespace(
+            self.coordinates, self.fields, tuple(self.parameters), self.time, self.functions
+        )
 
     @property
     def values(self) -> dict[str, float]:
@@ -164,7 +171,7 @@ class Problem:
 
     @property
     def unused(self) -> tuple[str, ...]:
-        """Parameters that neither equations, conditions nor an exact solution hold."""
+        """Parameters and given functions that no equation, condition or exact solution holds."""
         trees = [e.tree for e in self.equations]
         trees += [e.tree for c in self.conditions for e in c.equations]
         if any(tree is None for tree in trees):  # a Python function may ask for anything
@@ -172,7 +179,9 @@ class Problem:
         exact = self.reference_spec.get("exact", {}).values()
         known = [*(t for t in trees if t is not None), *(parse(x, self.namespace) for x in exact)]
         held = {str(symbol) for tree in known for symbol in tree.free_symbols}
-        return tuple(name for name in self.parameters if name not in held)
+        held |= {call.given.name for tree in known for call in tree.atoms(GivenCall)}
+        declared = (*self.parameters, *(function.name for function in self.functions))
+        return tuple(name for name in declared if name not in held)
 
     @property
     def floating(self) -> tuple[str, ...]:
@@ -217,9 +226,9 @@ class Problem:
         bounds = _coordinates(mapping["coordinates"])
         fields = _fields(mapping["fields"])
         parameters = _parameters(mapping.get("parameters") or {})
-        namespace = Namespace(
-            tuple(bounds), fields, tuple(parameters), TIME if TIME in bounds else None
-        )
+        functions = given.read(mapping.get("functions"))
+        time = TIME if TIME in bounds else None
+        namespace = Namespace(tuple(bounds), fields, tuple(parameters), time, functions)
         return cls(
             name=name,
             title=_text(mapping, "title"),
@@ -228,6 +237,7 @@ class Problem:
             bounds=tuple(bounds.values()),
             fields=fields,
             parameters=parameters,
+            functions=functions,
             equations=_equations(mapping["equations"], namespace),
             conditions=read_conditions(mapping["conditions"], namespace, bounds),
             reference_spec=_reference(mapping.get("reference", "auto"), namespace),
@@ -260,6 +270,7 @@ class Problem:
             "coordinates": {c: list(b) for c, b in zip(self.coordinates, self.bounds, strict=True)},
             "fields": list(self.fields),
             "parameters": parameters,
+            **({"functions": given.mapping_of(self.functions)} if self.functions else {}),
             "equations": [e.text for e in self.equations],
             "conditions": [mapping_of(c, self.namespace) for c in self.conditions],
             "reference": method

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 from ..errors import ConfigurationError
 from ..yaml_source import YamlSource, load
+from .given import located
 from .namespace import nearest
 from .problem import Problem
 
@@ -63,7 +65,7 @@ def register(definition: Mapping[str, Any] | str | Path, *, name: str | None = N
     if isinstance(definition, Mapping):
         found = YamlSource(copy.deepcopy(dict(definition)), name or "", {})
     else:
-        found = load(Path(definition))
+        found = _placed(load(Path(definition)), Path(definition).parent)
         name = name or Path(definition).stem
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
         advice = "write letters, digits, - and _, starting with a letter"
@@ -101,13 +103,19 @@ def _plugins() -> dict[str, metadata.EntryPoint]:
 @cache
 def _build(name: str) -> Problem:
     if name in _library():
-        return _read(name, load(_library()[name], name=f"library/{name}.yaml"))
+        found = load(_library()[name], name=f"library/{name}.yaml")
+        return _read(name, _placed(found, LIBRARY))
     if name in _plugins():
         definition = _plugins()[name].load()
         return _read(name, YamlSource(definition, f"plug-in {name}", {}))
     close = nearest(name, names())
     advice = f"did you mean '{close}'?" if close else f"known are {', '.join(names())}"
     raise ConfigurationError(f"there is no problem named '{name}'", advice=advice)
+
+
+def _placed(found: YamlSource, folder: Path) -> YamlSource:
+    """A definition whose files of numbers are found from anywhere."""
+    return replace(found, data=located(found.data, folder))
 
 
 def _read(name: str, found: YamlSource) -> Problem:

@@ -9,6 +9,7 @@ import sympy
 
 from ..errors import ConfigurationError
 from .finite import check_finite
+from .given.ranges import check_ranges
 from .overdetermined import check_overdetermined
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def validate(problem: Problem) -> None:
     _initial(problem)
     _boundary(problem)
     check_overdetermined(problem)
+    check_ranges(problem)
     check_finite(problem)
 
 

@@ -7,13 +7,22 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..atomic import write_atomic
 from ..errors import ConfigurationError, DataError, ResiduaError, dotted
 
 if TYPE_CHECKING:
     from ..config import Case
     from ..problems.problem import Problem
 
-__all__ = ["CONFIGURATION", "check", "check_same", "clear", "is_run", "make"]
+__all__ = [
+    "CONFIGURATION",
+    "check",
+    "check_same",
+    "clear",
+    "is_run",
+    "make",
+    "write_configuration",
+]
 
 CONFIGURATION = "config.resolved.yaml"
 FILES = ("metrics.jsonl", "summary.json", "solution.h5", "solution.vtkhdf", "figure.png")
@@ -98,6 +107,17 @@ def make(folder: Path) -> None:
             f"{folder} cannot be made: {error.strerror}",
             advice="choose another folder by --out DIR",
         ) from error
+
+
+def write_configuration(case: Case, folder: Path) -> None:
+    """Write the case with every setting, after the numbers of given functions that it names.
+
+    Raises:
+        ResourceError: the disk is full, or the system refused to write.
+    """
+    for name, text in case.files().items():
+        write_atomic(folder / name, text)
+    write_atomic(folder / CONFIGURATION, case.text())
 
 
 def _untold(problem: Problem) -> Problem | None:

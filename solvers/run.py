@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..atomic import write_atomic
 from ..config import Case
 from ..engine import checkpoint
 from ..engine.fit import Record, Status, fit, restore
@@ -27,7 +26,7 @@ from ..problems.notes import problem_notes
 from ..problems.references import Reference, ReferenceUnavailable
 from ..progress import Reporter
 from . import BACKENDS
-from .folder import CONFIGURATION, check_same, clear, make
+from .folder import check_same, clear, make, write_configuration
 from .memory import check_memory
 from .solution import Solution
 from .summary import peak_memory_mib
@@ -123,7 +122,7 @@ def _train_with(
     if not resume:
         clear(folder)
     # On resumption too: budget, steps and accuracy may be new ones.
-    write_atomic(folder / CONFIGURATION, case.text())
+    write_configuration(case, folder)
     if resume and checkpoint.exists(folder / "checkpoints"):
         record = restore(trainer, folder)
         reporter.message(f"resumed at step {record.step}")

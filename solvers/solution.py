@@ -23,7 +23,7 @@ from ..atomic import write_atomic
 from ..errors import DataError, ResiduaError
 from . import storage, vtkhdf
 from .accuracy import Comparison, compare, tensor_points
-from .folder import CONFIGURATION
+from .folder import CONFIGURATION, write_configuration
 from .summary import summarise, to_json
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class Solution:
         axes, fields = self.grid(n)
         true = {} if reference is None else self._on_grid(reference, axes)
         if self.case is not None and not (folder / CONFIGURATION).exists():
-            write_atomic(folder / CONFIGURATION, self.case.text())
+            write_configuration(self.case, folder)
         storage.write(folder / STORED, self._contents(axes, fields, true, comparison))
         if len(self.problem.namespace.space) <= vtkhdf.MOST_AXES:
             arrays = dict(fields)

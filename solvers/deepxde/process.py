@@ -35,13 +35,16 @@ class Worker:
     Args:
         case: text of the case.
         job: see `worker`.
+        files: texts of the files that the case names, by path.
 
     Raises:
         ConfigurationError: DeepXDE is not installed.
         ResourceError: the process could not be started, or ended at once.
     """
 
-    def __init__(self, case: str, job: Mapping[str, Any]) -> None:
+    def __init__(
+        self, case: str, job: Mapping[str, Any], files: Mapping[str, str] | None = None
+    ) -> None:
         # Asked for here, where the answer can be given at once; finding is not importing.
         if importlib.util.find_spec("deepxde") is None:
             raise ConfigurationError(
@@ -52,6 +55,9 @@ class Worker:
             )
         self.folder = Path(tempfile.mkdtemp(prefix="residua-deepxde-"))
         (self.folder / "case.yaml").write_text(case, encoding="utf-8")
+        for name, text in (files or {}).items():
+            (self.folder / name).parent.mkdir(exist_ok=True)
+            (self.folder / name).write_text(text, encoding="utf-8")
         (self.folder / "job.json").write_text(json.dumps(dict(job)), encoding="utf-8")
         try:
             self.process = self._start(job["device"])

@@ -84,6 +84,7 @@ class Deepxde:
                 "threads": case.run.threads or torch.get_num_threads(),
                 "deterministic": case.run.deterministic,
             },
+            case.files(),
         )
 
     # What the loop asks

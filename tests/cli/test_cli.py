@@ -94,7 +94,7 @@ def test_the_schema_has_exactly_the_keys_that_are_read(out):
         field.name for field in dataclasses.fields(RunOptions)
     }
     definition = schema["properties"]["problem"]["anyOf"][2]["properties"]
-    assert set(registry.get("burgers").to_mapping()) | {"name"} == set(definition) - {
+    assert set(registry.get("allen_cahn_512").to_mapping()) | {"name"} == set(definition) - {
         "solver",
         "run",
     }

@@ -57,6 +57,10 @@ def test_the_case_of_the_readme(tmp_path):
 @pytest.mark.parametrize("name", registry.names())
 def test_a_resolved_case_loads_again_to_an_equal_case(name, tmp_path):
     case = load_case(name)
+    assert load_text(case.text(inline=True), tmp_path) == case
+    for path, text in case.files().items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text, encoding="utf-8")
     again = load_text(case.text(), tmp_path)
     assert again == case
     assert again.text() == case.text()

@@ -108,6 +108,7 @@ def test_exact_solution_holds_for_other_parameters(name: str) -> None:
 DEFINITIONS = {
     "advection": ("u_t + 30*u_x = 0", "sin(x)"),
     "allen_cahn": ("u_t - 1e-4*u_xx + 5*u^3 - 5*u = 0", "x^2*cos(pi*x)"),
+    "allen_cahn_512": ("u_t - 1e-4*u_xx + 5*u^3 - 5*u = 0", None),
     "burgers": ("u_t + u*u_x = 0.01/pi*u_xx", "-sin(pi*x)"),
     "fisher_kpp": ("u_t = u_xx + u - u^2", "1/(1 + exp(x/sqrt(6)))^2"),
     "heat": ("u_t = 0.1*u_xx", "sin(pi*x)"),
@@ -165,6 +166,20 @@ def test_families_read_back_and_say_what_they_are(name: str) -> None:
     assert problem.name == name and problem.title and problem.description
     assert all(p.description and p.low is not None for p in problem.parameters.values())
     assert Problem.from_mapping(problem.to_mapping(), name=name) == problem
+
+
+def test_the_band_limited_allen_cahn_is_what_512_points_see() -> None:
+    problem = registry.get("allen_cahn_512")
+    tree = problem.conditions[0].targets[0].tree
+    x = -1 + 2 * np.arange(512) / 512
+    here = evaluate(tree, {"x": x})
+    assert np.abs(here - x**2 * np.cos(np.pi * x)).max() < 1e-14
+    between = np.linspace(0.5, 1, 999)
+    apart = np.abs(evaluate(tree, {"x": between}) - between**2 * np.cos(np.pi * between)).max()
+    assert 1e-4 < apart < 1e-2, "the kink at the end of the period is none of its modes"
+    spectrum = np.abs(np.fft.rfft(evaluate(tree, {"x": -1 + 2 * np.arange(2048) / 2048}))) / 2048
+    assert spectrum[257:].max() < 1e-16 and spectrum[250] > 1e-7
+    assert problem.parities() == {"x": {"u": 1}}
 
 
 def test_lorenz_is_complete() -> None:

@@ -1,0 +1,92 @@
+"""Functions given by data on tensors: as on arrays, differentiable, exact on Taylor bundles."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import sympy
+import torch
+
+from residua.engine.functions import TORCH
+from residua.engine.networks.ansatz import SymbolicField
+from residua.engine.taylor import algebra_for
+from residua.problems.equation import evaluate
+from residua.problems.given import GIVEN, GivenCall, Series, Spline
+
+X = sympy.Symbol("x", real=True)
+T = sympy.Symbol("t", real=True)
+
+
+def series(modes=70):
+    random = np.random.default_rng(2)
+    pairs = random.normal(size=(2, modes)) / (1 + np.arange(modes)) ** 4
+    return Series("f", pairs[0] + 1j * pairs[1], (-1, 1))
+
+
+def spline():
+    x = np.linspace(-1.3, 1.3, 40)
+    return Spline("f", x, np.exp(np.sin(2 * x)))
+
+
+FUNCTIONS = [pytest.param(series(), id="series"), pytest.param(spline(), id="spline")]
+
+
+@pytest.mark.parametrize("order", range(5))
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_tensors_and_arrays_agree(function, order, rng):
+    points = rng.uniform(-1.25, 1.25, (40, 3))
+    here = TORCH[GIVEN](function, order, torch.tensor(points))
+    there = function(points, order)
+    assert here.shape == (40, 3) and here.dtype == torch.float64
+    assert np.abs(here.numpy() - there).max() <= 1e-12 * np.abs(there).max()
+    single = TORCH[GIVEN](function, order, torch.tensor(points, dtype=torch.float32))
+    assert single.dtype == torch.float32
+
+
+def test_outside_the_samples_is_no_number():
+    values = TORCH[GIVEN](spline(), 0, torch.tensor([-2.0, 0.0, 2.0], dtype=torch.float64))
+    assert torch.isnan(values).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_autograd_gives_the_next_derivative(function):
+    """The oracle of the tables: nested automatic differentiation."""
+    points = torch.linspace(-1.2, 1.2, 31, dtype=torch.float64).requires_grad_()
+    value = TORCH[GIVEN](function, 0, points)
+    for order in range(1, 5):
+        (value,) = torch.autograd.grad(value.sum(), points, create_graph=True)
+        wanted = TORCH[GIVEN](function, order, points).detach()
+        assert (value - wanted).abs().max() <= 1e-10 * wanted.abs().max()
+        # Wrong twin: the derivative below it.
+        below = TORCH[GIVEN](function, order - 1, points).detach()
+        assert (value - below).abs().max() > 1e-3 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_taylor_bundles_hold_exact_derivatives(function, rng):
+    """f(x + t/2) as a field: its mixed partials to order four are derivatives of f."""
+    field = SymbolicField(("x", "t"), [GivenCall.of(function, X + T / 2)])
+    indices = [(a, b) for a in range(5) for b in range(5 - a)]
+    algebra = algebra_for(indices, 2)
+    points = torch.tensor(rng.uniform(-0.8, 0.8, (25, 2)))
+    bundle = field.jet(points, algebra)
+    place = (points[:, 0] + points[:, 1] / 2).numpy()
+    for a, b in indices:
+        found = algebra.derivative(bundle, (a, b))[:, 0].numpy()
+        wanted = function(place, a + b) / 2**b
+        assert np.abs(found - wanted).max() <= 1e-12 * np.abs(wanted).max()
+    laplacian = field.jet(points, algebra_for([], 2, laplacian=(0,)))[-1, :, 0]
+    assert np.allclose(2 * laplacian.numpy(), function(place, 2), rtol=1e-12)
+
+
+def test_one_expression_on_both():
+    function = series(5)
+    tree = sympy.exp(GivenCall.of(function, X)) * GivenCall.of(function, 2 * X, 1)
+    points = np.linspace(-1, 1, 20)
+    here = evaluate(tree, {"x": torch.tensor(points)}, TORCH)
+    assert np.allclose(here.numpy(), evaluate(tree, {"x": points}), rtol=1e-13)
+    assert evaluate(tree, {"x": 0.3}, TORCH) == pytest.approx(
+        math.exp(function(0.3)) * float(function(0.6, 1))
+    )

@@ -1,0 +1,261 @@
+"""Functions given by data: values and derivatives against closed forms, and what expressions do."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import sympy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from residua.errors import ConfigurationError
+from residua.problems import Problem
+from residua.problems.equation import Equation, evaluate, parse, to_text
+from residua.problems.given import GivenCall, Series, Spline
+
+EPS = np.finfo(float).eps
+
+
+def problem_with(functions, equation="u_t = u_xx", start="u0(x)", bounds=(-1, 1)) -> Problem:
+    return Problem.from_mapping(
+        {
+            "coordinates": {"x": list(bounds), "t": [0, 1]},
+            "fields": ["u"],
+            "functions": functions,
+            "equations": [equation],
+            "conditions": [{"where": "t = 0", "u": start}, {"periodic": "x"}],
+        }
+    )
+
+
+def closed_form(cosines, sines, period, x, order):
+    """The oracle: one term after the other, differentiated by hand."""
+    low, high = period
+    total = np.zeros_like(x)
+    for k, (a, b) in enumerate(zip(cosines, sines, strict=True)):
+        wave = 2 * math.pi * k / (high - low)
+        turn = wave * (x - low) + order * math.pi / 2
+        total += wave**order * (a * np.cos(turn) + b * np.sin(turn)) if k or not order else 0.0
+    return total
+
+
+@pytest.mark.parametrize("order", range(5))
+@pytest.mark.parametrize("modes", [1, 2, 31, 32, 33, 64, 150])
+def test_series_is_its_terms(modes, order, rng):
+    cosines, sines = rng.normal(size=(2, modes)) / (1 + np.arange(modes)) ** 2
+    period, x = (-0.7, 1.9), rng.uniform(-3, 4, 200)
+    found = Series("f", cosines - 1j * sines, period)(x, order)
+    wanted = closed_form(cosines, sines, period, x, order)
+    size = np.abs(closed_form(np.abs(cosines), np.abs(sines), period, x, order)).max() + 1
+    wave = 2 * math.pi * modes / (period[1] - period[0])
+    largest = np.sum((np.abs(cosines) + np.abs(sines)) * wave**order)
+    assert np.abs(found - wanted).max() <= 2e3 * EPS * (size + largest)
+    # Wrong twin: the sign of the sines.
+    if modes > 1:
+        wrong = Series("f", cosines + 1j * sines, period)(x, order)
+        assert np.abs(wrong - wanted).max() > 1e-2
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(3, 90), order=st.integers(0, 4), seed=st.integers(0, 2**32 - 1))
+def test_interpolation_gives_band_limited_functions_back(n, order, seed):
+    random = np.random.default_rng(seed)
+    modes = (n - 1) // 2 + 1  # below the highest that n samples hold
+    cosines, sines = random.normal(size=(2, modes))
+    sines[0] = 0.0
+    period = (-1.0, 2.5)
+    nodes = period[0] + 3.5 * np.arange(n) / n
+    found = Series.of_samples("f", closed_form(cosines, sines, period, nodes, 0), period)
+    x = random.uniform(*period, 50)
+    wanted = closed_form(cosines, sines, period, x, order)
+    largest = (2 * math.pi * modes / 3.5) ** order * np.abs([cosines, sines]).sum()
+    assert np.abs(found(x, order) - wanted).max() <= 500 * EPS * largest
+
+
+def test_one_mode_more_than_the_samples_hold_is_aliased():
+    n = 16
+    nodes = np.arange(n) / n
+    high = Series.of_samples("f", np.cos(2 * np.pi * 9 * nodes), (0, 1))
+    low = Series("f", np.eye(1, 8, 7)[0], (0, 1))  # 9 is seen as 16 - 9
+    x = np.linspace(0, 1, 101)
+    assert np.allclose(high(x), low(x), atol=1e-13)
+    assert not np.allclose(high(x), np.cos(2 * np.pi * 9 * x), atol=0.1)
+
+
+def test_the_highest_mode_of_an_even_number_of_samples_is_a_cosine():
+    found = Series.of_samples("f", [1.0, -1.0, 1.0, -1.0], (0, 1))
+    assert found(0.25) == pytest.approx(-1) and found(0.125) == pytest.approx(0, abs=1e-15)
+
+
+def test_rounding_of_samples_is_not_raised_by_derivatives():
+    x = -1 + 2 * np.arange(512) / 512
+    found = Series.of_samples("f", np.sin(np.pi * x), (-1, 1))
+    points = np.linspace(-1, 1, 999)
+    assert np.abs(found(points, 4) - np.pi**4 * np.sin(np.pi * points)).max() < 1e-11
+
+
+@pytest.mark.parametrize("uneven", [False, True])
+@pytest.mark.parametrize("order", range(5))
+def test_spline_converges_at_its_order(order, uneven):
+    """Order 6 - m for the derivative of order m."""
+    points = np.linspace(0, 2, 4001)
+    x = sympy.Symbol("x")
+    exact = sympy.lambdify(x, sympy.diff(sympy.exp(sympy.sin(3 * x)), x, order))(points)
+    errors = []
+    for n in (65, 129, 257):
+        s = np.linspace(0, 2, n)
+        s = s + (0.2 * np.sin(np.pi * s) if uneven else 0.0)
+        errors.append(np.abs(Spline("f", s, np.exp(np.sin(3 * s)))(points, order) - exact).max())
+    rate = math.log2(errors[1] / errors[2])
+    assert 6 - order - 0.3 < rate < 6 - order + 0.6
+    assert errors[2] < errors[1] < errors[0]
+
+
+def test_spline_passes_through_its_samples_and_is_smooth_to_order_four(rng):
+    x = np.sort(rng.uniform(0, 1, 40))
+    values = rng.normal(size=40)
+    spline = Spline("f", x, values)
+    assert np.abs(spline(x) - values).max() < 1e-10 * np.abs(values).max()
+    inner = spline.breaks[1:]
+    for order in range(5):
+        scale = np.abs(spline(np.linspace(x[0], x[-1], 2000), order)).max()
+        jump = np.abs(spline(inner, order) - spline(np.nextafter(inner, -1), order)).max()
+        assert jump <= 1e-9 * scale
+    # Wrong twin: the fifth derivative does jump, and is not given.
+    fifth = 120 * spline.polynomials[5]
+    assert np.abs(np.diff(fifth)).max() > 1e-3 * np.abs(fifth).max()
+    assert np.isnan(spline(inner, 5)).all()
+
+
+def test_polynomials_of_degree_five_are_met_to_rounding():
+    x = np.array([0, 0.3, 0.5, 1.1, 1.2, 1.9, 2.0])
+    spline = Spline("f", x, x**5 - 2 * x**3 + 1)
+    points = np.linspace(0, 2, 101)
+    assert np.abs(spline(points, 4) - 120 * points).max() < 1e-9
+
+
+def test_nothing_is_said_outside_the_samples():
+    spline = Spline("f", np.linspace(0, 1, 9), np.arange(9.0))
+    assert np.isnan(spline([-1e-3, 1 + 1e-3])).all()
+    assert np.isfinite(spline([-1e-12, 1 + 1e-12])).all(), "rounding of an end is no step outside"
+
+
+# In expressions
+# ----------------------------------------------------------------------------------------
+
+
+def smooth(name="u0"):
+    return Series(name, [0.5, 0.3 - 0.2j, 0.1j], (-1, 1))
+
+
+def test_expressions_differentiate_by_the_chain_rule(rng):
+    problem = problem_with({"u0": {"series": [[0, 0.5], [1, 0.3], [2, -0.1]], "period": [-1, 1]}})
+    names = problem.namespace
+    tree = parse("d(x*u0(x^2 + t), x, t)", names)
+    x, t = rng.uniform(-1, 1, (2, 50))
+    f = problem.functions[0]
+    s = x**2 + t
+    wanted = f(s, 1) + 2 * x**2 * f(s, 2)
+    assert np.allclose(evaluate(tree, {"x": x, "t": t}), wanted, atol=1e-13)
+    assert not np.allclose(evaluate(tree, {"x": x, "t": t}), f(s, 1), atol=1e-3), "the twin"
+    assert parse("u0(x, 2)", names) == parse("d(u0(x), x, x)", names)
+    assert float(parse("u0(1/4)", names)) == pytest.approx(float(f(0.25)))
+
+
+def test_fields_as_arguments_are_differentiated_too():
+    names = problem_with({"u0": {"series": [[1, 1.0]], "period": [-1, 1]}}).namespace
+    assert parse("d(u0(u), x)", names) == parse("u0(u, 1)*u_x", names)
+
+
+@pytest.mark.parametrize(
+    "text", ["u0(x)", "2*u0(x - t, 3)^2/x", "sin(u0(2*x))", "where(x < 0, u0(x), 1)", "u0(u0(x))"]
+)
+def test_text_reads_back(text):
+    names = problem_with({"u0": {"series": [[1, 1.0]], "period": [-1, 1]}}).namespace
+    tree = parse(text, names)
+    assert tree.has(GivenCall)
+    assert parse(to_text(tree), names) == tree
+
+
+def test_equal_numbers_make_equal_functions_and_no_others():
+    assert smooth() == smooth() and hash(smooth()) == hash(smooth())
+    assert smooth() != smooth("v0")
+    assert smooth() != Series("u0", [0.5, 0.3 - 0.2j, 0.1000001j], (-1, 1))
+    assert smooth() != Series("u0", [0.5, 0.3 - 0.2j, 0.1j], (-1, 1.5))
+    x = sympy.Symbol("x", real=True)
+    assert GivenCall.of(smooth(), x) == GivenCall.of(smooth(), x)
+    assert GivenCall.of(smooth(), x) != GivenCall.of(smooth("v0"), x)
+
+
+def test_a_problem_reads_back_from_its_plain_values(rng):
+    functions = {
+        "u0": {"samples": rng.normal(size=12), "period": [-1, 1], "description": "a wave"},
+        "q": {"samples": np.stack([np.linspace(-1, 1, 7), rng.normal(size=7)], 1)},
+    }
+    problem = problem_with(functions, "u_t = (2 + q(x))*u_xx")
+    again = Problem.from_mapping(problem.to_mapping(), name=problem.name)
+    assert again == problem and again.functions == problem.functions
+    assert again.functions[0].description == "a wave"
+    other = problem.to_mapping()
+    other["functions"]["q"]["samples"][3][1] += 1e-12
+    assert Problem.from_mapping(other, name=problem.name) != problem
+
+
+def test_python_residuals_call_them():
+    functions = {"q": {"series": [[0, 1.0], [1, 0.5]], "period": [-1, 1]}}
+    names = problem_with(functions, "u_t = q(x)*u_xx", "0").namespace
+    equation = Equation.from_callable(lambda v: v.u_t - v.q(v.x) * v.u_xx, names)
+    assert equation.tree == Equation("u_t = q(x)*u_xx", names).tree
+
+
+def test_an_unused_function_is_noted():
+    from residua.problems.notes import problem_notes
+
+    problem = problem_with({"u0": {"series": [[1, 1.0]], "period": [-1, 1]}}, start="sin(pi*x)")
+    assert problem.unused == ("u0",)
+    assert "the function 'u0' is used nowhere" in problem_notes(problem)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("u0", "'u0' is a function"),
+        ("u0(x, t)", "order of a derivative"),
+        ("u0(x, 9)", "a derivative of order 9 of u0"),
+        ("u0(x, -1)", "order of a derivative"),
+        ("u0(x, 1, 1)", "has 3 arguments"),
+        ("sx(x)", "known are .* u0, s"),
+        ("s(x, 5)", "at most 4"),
+        ("d(s(x), x, x, x, x, x)", "at most 4"),
+        ("s(3)", "sampled from -1 to 1"),
+    ],
+)
+def test_misuse_in_an_expression_is_refused(text, says):
+    line = np.stack([np.linspace(-1, 1, 9), np.arange(9.0)], 1)
+    functions = {"u0": {"series": [[1, 1.0]], "period": [-1, 1]}, "s": {"samples": line}}
+    names = problem_with(functions).namespace
+    with pytest.raises(ConfigurationError, match=says.replace("(", r"\(")):
+        parse(text, names)
+
+
+@pytest.mark.parametrize(
+    ("equation", "start", "says"),
+    [
+        ("u_t = s(2*x)*u_xx", "0", "s is sampled from -1 to 1, and s(2*x) asks for"),
+        ("u_t = u_xx", "s(x + 0.1)", "asks for 1.1 at x = 1"),
+        ("u_t = s(u)*u_xx", "0", "the values of a field in s(u) may leave that range"),
+        ("u_t = s(t)*u_xx", "s(x)", None),
+        ("u_t = u_xx", "s(t + x - 1e-13)", None),
+    ],
+)
+def test_samples_must_cover_what_is_asked(equation, start, says):
+    line = np.stack([np.linspace(-1, 1, 9), np.ones(9)], 1)
+    if says is None:
+        problem_with({"s": {"samples": line}}, equation, start)
+        return
+    with pytest.raises(ConfigurationError) as caught:
+        problem_with({"s": {"samples": line}}, equation, start)
+    assert says in str(caught.value)
+    assert caught.value.path[0] in ("equations", "conditions")
