@@ -414,3 +414,28 @@ class _Affine(Function):
         if ctx.biased and ctx.needs_input_grad[2]:
             by_bias = adjoint[0].sum(0)
         return by_input, by_weight, by_bias
+
+
+def outer_products(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+    """Sum over channels of outer products, point by point.
+
+    Args:
+        left: shape (channels, points, outputs).
+        right: shape (channels, points, inputs).
+        out: where to write it, shape (points, outputs * inputs), unit stride along its rows.
+
+    Returns:
+        Shape (points, outputs, inputs).
+    """
+    channels, points, outputs = left.shape
+    inputs = right.shape[2]
+    if out is None:
+        out = left.new_empty(points, outputs * inputs)
+    loop = None
+    if native.suits(right) and left.is_contiguous() and right.is_contiguous():
+        loop = native.compile_outer(channels, outputs, inputs, left.dtype)
+    if loop is None:
+        out.copy_(torch.bmm(left.permute(1, 2, 0), right.permute(1, 0, 2)).flatten(1))
+    else:
+        loop(left, right, out)
+    return out.unflatten(1, (outputs, inputs))

@@ -30,7 +30,7 @@ from ..problems.conditions import Condition
 from ..problems.equation import Equation, Namespace, evaluate
 from ..problems.problem import Problem
 from .functions import TORCH
-from .networks.field import Context, Field, Linear, Record
+from .networks.field import ChainRecord, Context, Field, Linear, Record
 from .taylor import JetAlgebra, MultiIndex, algebra_for
 
 BUNDLE_BYTES = 2**20
@@ -190,17 +190,23 @@ class ResidualEngine:
             ]
         return torch.cat(parts)
 
-    def linearise(self, batch: Mapping[str, PointSet]) -> tuple[Tensor, Tensor]:
+    def linearise(
+        self, batch: Mapping[str, PointSet], out: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Scaled residuals and their Jacobian by the trained parameters.
+
+        Args:
+            batch: the points of every term.
+            out: a Jacobian that is no longer needed; its memory is used again if it fits, which
+                saves as much time as filling it takes.
 
         Returns:
             ``(r, J)`` of shapes (m,) and (m, P); rows ordered as in `row_vector`.
         """
         rows = sum(len(points.points) * self.terms[name].count for name, points in batch.items())
         reference = self.parameters[0]
-        jacobian = torch.empty(
-            rows, self.parameter_count, dtype=reference.dtype, device=reference.device
-        )
+        shape = (rows, self.parameter_count)
+        jacobian = reference.new_empty(shape) if out is None or out.shape != shape else out
         residual = torch.empty(rows, dtype=reference.dtype, device=reference.device)
         start = 0
         for name, points in batch.items():
@@ -231,11 +237,19 @@ class ResidualEngine:
             values.sum(), [r.outputs for r in tape], retain_graph=keep, allow_unused=True
         )
         untouched = set(self.parameters)
+
+        def claim(parameter: nn.Parameter) -> Tensor | None:
+            if parameter not in untouched:
+                return None
+            untouched.remove(parameter)
+            return target[:, self._offsets[parameter]]
+
         with torch.no_grad():
             for record, adjoint in zip(tape, adjoints, strict=True):
                 if adjoint is None:
                     continue
-                for parameter, block in record.rows(adjoint, len(values)):
+                direct = (claim,) if isinstance(record, ChainRecord) else ()
+                for parameter, block in record.rows(adjoint, len(values), *direct):
                     if parameter in untouched:
                         target[:, self._offsets[parameter]] = block
                         untouched.remove(parameter)

@@ -119,23 +119,34 @@ class EngineContender(TorchContender):
 
 
 class EngineJacobian(EngineContender):
-    """Residuals and their Jacobian by the engine."""
+    """Residuals and their Jacobian by the engine, in memory used again as the optimisers do."""
+
+    jacobian: Tensor | None = None
+
+    def linearise(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Residuals and Jacobian, rows scaled by the root of their weight 1/n."""
+        residual, self.jacobian = self.engine.linearise(self.batch(points), out=self.jacobian)
+        return residual, self.jacobian
 
     def compute(self, points: Tensor) -> tuple[Any, Any]:
         """See `TorchContender`."""
-        return self.engine.linearise(self.batch(points))
+        return self.linearise(points)
 
     def result(self) -> tuple[float, np.ndarray] | None:
         """Both products with the Jacobian: by the residual, and by a fixed direction."""
         return _products(*self.found)
 
 
-class EngineIteration(EngineContender):
+class EngineIteration(EngineJacobian):
     """The same, then the damped step by the optimiser's own normal equations."""
 
     def compute(self, points: Tensor) -> tuple[Any, Any]:
         """See `TorchContender`."""
-        return _iteration(*self.engine.linearise(self.batch(points)))
+        return _iteration(*self.linearise(points))
+
+    def result(self) -> tuple[float, np.ndarray] | None:
+        """See `Contender`."""
+        return TorchContender.result(self)
 
 
 class Floor(EngineContender):

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ..kernels import affine
+from ..kernels import affine, outer_products
 from ..stack import Pass
 from ..taylor import JetAlgebra, value_algebra
+
+
+Claim = Callable[[nn.Parameter], Tensor | None]
+"""Columns of a Jacobian that belong to a parameter, shape (points, parameter size), for the caller
+to fill; None where something is in them already."""
 
 
 class Record(Protocol):
@@ -77,12 +82,15 @@ class ChainRecord:
         """See `Record`."""
         return [parameter for layer in self.layers for parameter in layer.parameters()]
 
-    def rows(self, adjoint: Tensor, points: int) -> Iterable[tuple[nn.Parameter, Tensor]]:
-        """See `Record`."""
+    def rows(
+        self, adjoint: Tensor, points: int, claim: Claim | None = None
+    ) -> Iterable[tuple[nn.Parameter, Tensor]]:
+        """See `Record`; columns that can be claimed are written where they belong."""
         found: list[tuple[nn.Parameter, Tensor]] = []
 
         def visit(number: int, inputs: Tensor, adjoint: Tensor) -> None:
-            found.extend(self.layers[number].jacobian(inputs, adjoint, points).items())
+            layer = self.layers[number]
+            found.extend(layer.jacobian(inputs, adjoint, points, claim).items())
 
         with torch.no_grad():
             self.run.backward(adjoint, visit)
@@ -192,7 +200,9 @@ class Linear(nn.Module):
             context.tape.append(LayerRecord(self, bundle, outputs))
         return outputs
 
-    def jacobian(self, inputs: Tensor, adjoint: Tensor, points: int) -> dict[nn.Parameter, Tensor]:
+    def jacobian(
+        self, inputs: Tensor, adjoint: Tensor, points: int, claim: Claim | None = None
+    ) -> dict[nn.Parameter, Tensor]:
         """Rows of the parameter Jacobian of a point-wise scalar.
 
         Args:
@@ -202,18 +212,21 @@ class Linear(nn.Module):
             points: number of points; a point that was evaluated in several copies (reflections,
                 pairs of
                 periodic faces) gets the sum over its copies.
+            claim: asked for the columns of the weight.
 
         Returns:
-            Parameter to (points, parameter size).
+            Parameter to (points, parameter size), without what was claimed.
         """
-        left = adjoint.unflatten(1, (-1, points)).flatten(0, 1).permute(1, 2, 0)
-        right = inputs.unflatten(1, (-1, points)).flatten(0, 1).permute(1, 0, 2)
-        by_weight = torch.bmm(left, right)
+        left = adjoint.unflatten(1, (-1, points)).flatten(0, 1)
+        right = inputs.unflatten(1, (-1, points)).flatten(0, 1)
         rows: dict[nn.Parameter, Tensor] = {}
+        columns = claim(self.weight) if claim is not None and self.scale is None else None
+        by_weight = outer_products(left, right, columns)
         if self.scale is not None:
             rows[self.scale] = (by_weight * self.effective_weight()).sum(-1)
             by_weight = torch.exp(self.scale)[:, None] * by_weight
-        rows[self.weight] = by_weight.flatten(1)
+        if columns is None:
+            rows[self.weight] = by_weight.flatten(1)
         if self.bias is not None:
             rows[self.bias] = adjoint[0].unflatten(0, (-1, points)).sum(0)
         return rows

@@ -21,7 +21,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ...errors import DivergedError
 from .damping import Damping
-from .least_squares import FORMS, Damped, require_sum_of_squares
+from .least_squares import FORMS, Damped, Factor, Iterated, Normal, require_sum_of_squares
 
 PROBE = 0.1
 """Part of the step over which r'' is taken by a difference."""
@@ -29,6 +29,10 @@ MOST_BENT = 0.75
 """Largest ``2 |a| / |d|`` at which the acceleration is believed."""
 SHORTEST = 15
 """Halvings of the step that the grid line search tries."""
+MANY = 1000
+"""Parameters from which on a factor is kept for later steps: with fewer, a new one costs little."""
+LEAST_ITERATED = 1e-9
+"""Damping below which an earlier factor is no help: the directions that matter have turned."""
 
 
 class GaussNewton:
@@ -42,7 +46,7 @@ class GaussNewton:
         damping: initial mu.
         form: a name in `least_squares.FORMS`, or ``"auto"``: dual for fewer residuals than
             parameters, else primal, and in its place qr once mu is so small that the normal matrix
-            would be wrong.
+            would be wrong; with many parameters, steps between two primal ones reuse their factor.
         line_search: ``"damping"`` tries one step for each damping and raises the damping until the
             loss falls; ``"grid"`` tries step lengths 1, 1/2, 1/4, ... along each, and keeps the
             best.
@@ -70,6 +74,7 @@ class GaussNewton:
         self.line_search = line_search
         self.acceleration = acceleration
         self.max_trials = max_trials
+        self.earlier: Factor | None = None
         self.stalled = False
 
     def step(self) -> float:
@@ -88,7 +93,7 @@ class GaussNewton:
         before = float(r @ r)
         if not math.isfinite(before):
             raise DivergedError("a residual is not finite")
-        system = prepare(self.form, self.damping.value, jacobian, r)
+        system = self._prepare(jacobian, r)
         self.damping.begin()
         for _ in range(self.max_trials):
             if system.damp(self.damping.value):
@@ -104,13 +109,34 @@ class GaussNewton:
                     gain = (before - after) / max(predicted, 1e-300) if length == 1 else 0.0
                     self.damping.accept(gain, system.least)
                     self.stalled = False
+                    self._keep(system)
                     return after
-            self.damping.reject()
+            if isinstance(system, Iterated):  # the factor is to blame before the damping is
+                system = prepare(self.form, self.damping.value, jacobian, r)
+            else:
+                self.damping.reject()
         with torch.no_grad():
             vector_to_parameters(start, self.parameters)
         self.damping.restart()
         self.stalled = True
         return before
+
+    def _prepare(self, jacobian: Tensor, r: Tensor) -> Damped:
+        """The problem of this step, by the factor of an earlier one where that pays."""
+        kept = self.earlier
+        if kept is None or len(kept.scale) != jacobian.shape[1]:
+            return prepare(self.form, self.damping.value, jacobian, r)
+        if self.damping.value < LEAST_ITERATED:
+            return prepare(self.form, self.damping.value, jacobian, r)
+        return Iterated(jacobian, r, kept)
+
+    def _keep(self, system: Damped) -> None:
+        """Keep the factor of an accepted step; drop one that has served its time."""
+        if isinstance(system, Normal) and self.form == "auto" and len(system.scale) >= MANY:
+            assert system.factor is not None
+            self.earlier = Factor(system.scale, system.factor)
+        elif not isinstance(system, Iterated) or system.worn:
+            self.earlier = None
 
     def _bend(
         self, system: Damped, start: Tensor, step: Tensor, r: Tensor, jacobian: Tensor
@@ -159,12 +185,15 @@ class GaussNewton:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the parameters."""
-        return {**self.damping.state_dict(), "stalled": self.stalled}
+        kept = None if self.earlier is None else list(self.earlier)
+        return {**self.damping.state_dict(), "stalled": self.stalled, "earlier": kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`."""
         self.damping.load_state_dict(state)
         self.stalled = bool(state["stalled"])
+        kept = state["earlier"]
+        self.earlier = None if kept is None else Factor(*kept)
 
 
 TAKEOVER = 200

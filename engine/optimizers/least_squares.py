@@ -11,6 +11,7 @@ for J of shape (m, P) and condition number k (of J S):
 |---|---|---|---|
 | `Normal` | S J^T J S + mu I, by Cholesky | m P^2 + P^3/3 a damping | eps k^2 |
 | `Kernel` | J S^2 J^T + mu I, by Cholesky | m^2 P + m^3/3 a damping | eps k^2 |
+| `Iterated` | CG with J, a `Normal`'s factor of an earlier J | 40 m P a damping | a tenth |
 | `Orthogonal` | [J S; sqrt(mu) I], by Householder | 2 m P^2 + 4 P^3/3 a damping | eps k |
 | `Sketched` | [Omega J S; sqrt(mu) I], then CG with J | 7 P^3, 150 m P a damping | as asked |
 
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +36,9 @@ from ..memory import LARGEST, free_memory, require_jacobian
 LEAST_COLUMN = 1e-8
 BLOCK = 96
 """Columns of a panel in the QR of two triangles."""
+ITERATED_TOLERANCE = 0.1
+MOST_ITERATIONS = 8
+"""Of conjugate gradients on an earlier factor; where they do not suffice a new one pays."""
 OVERSAMPLING = 4
 """Rows of the sketch per unknown; the preconditioned condition number is then about 3."""
 NONZEROS = 8
@@ -122,6 +126,68 @@ class Normal(Damped):
         assert self.factor is not None
         gradient = self.gradient if residual is None else self.jacobian.T @ residual
         return -self.scale * cholesky_solve(self.factor, self.scale * gradient)
+
+
+class Factor(NamedTuple):
+    """What `Normal` leaves for later: S, shape (P,), and the upper factor of S J^T J S + mu I."""
+
+    scale: Tensor
+    upper: Tensor
+
+
+class Iterated(Damped):
+    """By a few conjugate gradient steps, preconditioned with the factor of an earlier `Normal`.
+
+    Between two steps the normal matrix changes little where it is large, and its factor serves
+    again: a few products with J in place of ``m P^2`` flops. The first iterations find most of the
+    step; the rest, along directions that the loss hardly feels, is left to the next exact one.
+
+    Args:
+        jacobian: J, shape (m, P).
+        residual: r, shape (m,).
+        earlier: what it left.
+
+    Attributes:
+        worn: whether a solution has taken all iterations there are: a new factor would pay.
+    """
+
+    def __init__(self, jacobian: Tensor, residual: Tensor, earlier: Factor) -> None:
+        super().__init__(jacobian, residual)
+        self.least = 4 * torch.finfo(jacobian.dtype).eps
+        self.scale, self.factor = earlier
+        self.worn = False
+
+    def damp(self, damping: float) -> bool:
+        """See `Damped.damp`; nothing is factored."""
+        self.damping = damping
+        return True
+
+    def solve(self, residual: Tensor | None = None) -> Tensor:
+        """See `Damped.solve`: to a tenth of the first error, in the norm of the preconditioner."""
+        gradient = self.gradient if residual is None else self.jacobian.T @ residual
+        step = torch.zeros_like(gradient)
+        rest = -self.scale * gradient
+        inner = cholesky_solve(self.factor, rest)
+        direction = inner.clone()
+        size = first = float(rest @ inner)
+        for _ in range(MOST_ITERATIONS):
+            if size <= ITERATED_TOLERANCE**2 * first:
+                return self.scale * step
+            image = self.scale * (self.jacobian.T @ (self.jacobian @ (self.scale * direction)))
+            image += self.damping * direction
+            length = size / float(direction @ image)
+            step += length * direction
+            rest -= length * image
+            inner = cholesky_solve(self.factor, rest)
+            size, before = float(rest @ inner), size
+            direction = inner + (size / before) * direction
+        self.worn = True
+        return self.scale * step
+
+    def predicted(self, step: Tensor) -> float:
+        """See `Damped.predicted`; with J, for the step is not exact."""
+        change = self.jacobian @ step
+        return -float(change @ (2 * self.residual + change))
 
 
 class Kernel(Damped):

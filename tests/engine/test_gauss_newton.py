@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from residua.engine.optimizers import gauss_newton
 from residua.engine.optimizers.gauss_newton import GaussNewton, prepare
 from residua.engine.optimizers.jacobian import least_squares
 from residua.engine.optimizers.least_squares import FORMS, Kernel, Normal, Orthogonal
@@ -126,7 +127,10 @@ def test_a_step_without_progress_leaves_the_parameters_and_says_so():
     assert optimizer.stalled and parameters[0].item() == 0.0
 
 
-def test_a_resumed_run_is_the_same_run():
+@pytest.mark.parametrize("many", [1, gauss_newton.MANY])
+def test_a_resumed_run_is_the_same_run(monkeypatch, many):
+    monkeypatch.setattr(gauss_newton, "MANY", many)
+
     def run(interrupt):
         closures = problem(exponentials, [0.3, 3.0, 0.5, 1.0])
         optimizer = GaussNewton(*closures)
@@ -140,7 +144,30 @@ def test_a_resumed_run_is_the_same_run():
 
     whole, state = run(None)
     again, other = run(5)
+    kept, other_kept = state.pop("earlier"), other.pop("earlier")
     assert torch.equal(whole, again) and state == other
+    assert (kept is None) == (other_kept is None)
+    if kept is not None:
+        assert all(torch.equal(a, b) for a, b in zip(kept, other_kept, strict=True))
+
+
+def test_steps_between_two_factors_reuse_the_first(monkeypatch):
+    """With many parameters most steps factor nothing, and still arrive at the root."""
+    monkeypatch.setattr(gauss_newton, "MANY", 1)
+    forms = []
+
+    def spy(*args):
+        forms.append(args[0])
+        return prepare(*args)
+
+    monkeypatch.setattr(gauss_newton, "prepare", spy)
+    parameters, *closures = problem(exponentials, [0.3, 3.0, 0.5, 1.0])
+    optimizer = GaussNewton(parameters, *closures)
+    steps = 0
+    while optimizer.step() > 1e-20:
+        steps += 1
+        assert steps < 60
+    assert 0 < len(forms) < 0.7 * steps
 
 
 def test_what_is_not_finite_or_no_vector_is_refused():

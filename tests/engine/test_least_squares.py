@@ -11,6 +11,8 @@ from residua.engine.optimizers import least_squares
 from residua.engine.optimizers.least_squares import (
     FORMS,
     DampedTriangle,
+    Factor,
+    Iterated,
     Normal,
     Orthogonal,
     require_memory,
@@ -155,3 +157,27 @@ def test_a_scalar_loss_is_no_sum_of_squares():
         require_sum_of_squares(torch.tensor(1.0), torch.ones(1, 3), 3)
     with pytest.raises(ConfigurationError):
         require_sum_of_squares(torch.ones(4), torch.ones(4, 2), 3)
+
+
+@pytest.mark.parametrize("change", [0.0, 0.01])
+def test_an_earlier_factor_finds_most_of_the_step(change):
+    generator = torch.Generator().manual_seed(3)
+    columns = torch.logspace(0, -3, 40, dtype=torch.float64)
+    before = torch.randn(120, 40, dtype=torch.float64, generator=generator) * columns
+    noise = torch.randn(120, 40, dtype=torch.float64, generator=generator) * columns
+    jacobian = before + change * noise
+    r = torch.randn(120, dtype=torch.float64, generator=generator)
+    exact, earlier = Normal(jacobian, r), Normal(before, r)
+    assert exact.damp(1e-4) and earlier.damp(1e-4)
+    quick = Iterated(jacobian, r, Factor(earlier.scale, earlier.factor))
+    assert quick.damp(1e-4)
+    step, best = quick.solve(), exact.solve()
+    assert not quick.worn
+    assert quick.predicted(step) > 0.98 * exact.predicted(best)
+    left = r + jacobian @ step
+    assert quick.predicted(step) == pytest.approx(float(r @ r - left @ left))
+    # Wrong twin: the factor of a matrix that has nothing to do with this one is found out.
+    alien = torch.diag(torch.logspace(3, -3, 40, dtype=torch.float64))
+    useless = Iterated(jacobian, r, Factor(earlier.scale, alien))
+    useless.damp(1e-4)
+    assert useless.solve().isfinite().all() and useless.worn

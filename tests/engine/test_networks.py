@@ -204,8 +204,8 @@ def test_rows_of_the_jacobian_agree_with_autograd(
     # Wrong twin: without the derivative channels of the layers' inputs.
     right = Linear.jacobian
 
-    def values_only(layer: Linear, inputs: Tensor, adjoint: Tensor, points: int) -> dict:
-        return right(layer, torch.cat([inputs[:1], 0 * inputs[1:]]), adjoint, points)
+    def values_only(layer: Linear, inputs: Tensor, *rest: Any) -> dict:
+        return right(layer, torch.cat([inputs[:1], 0 * inputs[1:]]), *rest)
 
     monkeypatch.setattr(Linear, "jacobian", values_only)
     wrong = rows_from_tape(values, tape, parameters)
@@ -224,8 +224,8 @@ def test_a_weight_used_twice_counts_twice(monkeypatch: pytest.MonkeyPatch) -> No
     assert (fast - slow).abs().max() <= 1e-11 * slow.abs().max()
     right = Linear.jacobian
 
-    def first_copy(layer: Linear, inputs: Tensor, adjoint: Tensor, points: int) -> dict:
-        return right(layer, inputs[:, :points], adjoint[:, :points], points)
+    def first_copy(layer: Linear, inputs: Tensor, adjoint: Tensor, points: int, *rest: Any) -> dict:
+        return right(layer, inputs[:, :points], adjoint[:, :points], points, *rest)
 
     monkeypatch.setattr(Linear, "jacobian", first_copy)
     assert (rows_from_tape(values, tape, parameters) - slow).abs().max() > 1e-3 * slow.abs().max()

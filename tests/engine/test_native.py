@@ -1,0 +1,111 @@
+"""Compiled loops against torch's operations, and what happens where they cannot be had."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import pytest
+import torch
+
+from residua.engine import kernels, native
+from residua.engine.kernels import Composition, Scratch, compose_in_graph, compose_into, pull_into
+from residua.engine.taylor import ACTIVATIONS, JetAlgebra, algebra_for, composition
+
+ALGEBRAS = {
+    "one first derivative": algebra_for([(1,)], 1),
+    "Burgers": algebra_for([(2, 0), (0, 1)], 2),
+    "mixed, order 4": algebra_for([(4, 0), (2, 2), (0, 4)], 2),
+    "collapsed": algebra_for([(0, 0, 1)], 3, (0, 1)),
+}
+needs_compiler = pytest.mark.skipif(native._compiler() is None, reason="no C compiler")
+
+
+def fresh(algebra: JetAlgebra) -> Composition:
+    """A plan for which nothing has been compiled yet."""
+    plan = composition(algebra)
+    return Composition(plan.channels, plan.order, plan.polynomials, plan.gradients)
+
+
+@pytest.fixture(autouse=True)
+def small_arrays_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "WORTHWHILE", 1)
+    monkeypatch.setattr(native, "_told", set())
+
+
+def both_ways(plan: Composition, activation: str, dtype: torch.dtype) -> tuple[list, list]:
+    """(composed, adjoint) by `compose_into` and `pull_into`, and by torch's own graph."""
+    generator = torch.Generator().manual_seed(1)
+    z, adjoint = torch.randn(2, plan.channels, 7, 5, generator=generator, dtype=torch.float64)
+    z, adjoint, rule = z.to(dtype), adjoint.to(dtype), ACTIVATIONS[activation]
+    out, pulled, scratch = torch.empty_like(z), torch.empty_like(z), Scratch(z[0])
+    compose_into(plan, rule, z, out, scratch)
+    pull_into(plan, rule, z, out[0], adjoint, pulled, scratch)
+    exact = z.double().requires_grad_()
+    graph = compose_in_graph(plan, rule, exact)
+    return [out, pulled], [graph, torch.autograd.grad(graph, exact, adjoint.double())[0]]
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("name", ALGEBRAS)
+def test_loops_compute_the_composition_and_its_adjoint(name, activation, dtype):
+    plan = fresh(ALGEBRAS[name])
+    for found, expected in zip(*both_ways(plan, activation, dtype), strict=True):
+        error = (found.double() - expected).abs().max() / expected.abs().max()
+        assert error < 100 * torch.finfo(dtype).eps
+    assert plan.loops[ACTIVATIONS[activation], dtype] is not None, "nothing was compiled"
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_tanh_of_a_loop_is_good_to_its_last_place_everywhere(dtype):
+    plan = fresh(ALGEBRAS["one first derivative"])
+    place = torch.cat([torch.linspace(-60, 60, 100_001), torch.tensor([1e30, -1e30, math.inf])])
+    z = torch.stack([place, torch.ones_like(place)])[:, :, None].to(dtype)
+    out = torch.empty_like(z)
+    compose_into(plan, ACTIVATIONS["tanh"], z, out, Scratch(z[0]))
+    exact = torch.tanh(z[0].double())
+    assert (out[0].double() - exact).abs().max() <= 3 * torch.finfo(dtype).eps
+    z[0, 17] = math.nan
+    compose_into(plan, ACTIVATIONS["tanh"], z, out, Scratch(z[0]))
+    assert out[:, 17].isnan().all() and out[:, 18].isfinite().all()
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_outer_products_are_written_where_they_belong(dtype):
+    generator = torch.Generator().manual_seed(2)
+    left = torch.randn(3, 11, 4, generator=generator, dtype=dtype)
+    right = torch.randn(3, 11, 5, generator=generator, dtype=dtype)
+    wide = torch.full((11, 30), 7.0, dtype=dtype)
+    kernels.outer_products(left, right, wide[:, 6:26])
+    expected = torch.einsum("cno,cni->noi", left, right).flatten(1)
+    assert torch.allclose(wide[:, 6:26], expected, rtol=1e-5 if dtype == torch.float32 else 1e-13)
+    assert (wide[:, :6] == 7).all() and (wide[:, 26:] == 7).all()
+
+
+def test_a_loop_that_computes_something_else_is_not_used(monkeypatch, caplog):
+    right = native.composition_source
+
+    def wrong(plan, real, formula):
+        return right(plan, real, formula).replace("s1 * z1", "s1 * z1 * 1.001")
+
+    monkeypatch.setattr(native, "composition_source", wrong)
+    plan = fresh(ALGEBRAS["Burgers"])
+    with caplog.at_level(logging.WARNING):
+        found, expected = both_ways(plan, "tanh", torch.float64)
+    assert torch.allclose(found[0], expected[0], rtol=1e-12)
+    if native._compiler() is not None:
+        assert "compiled wrongly" in caplog.text and "compiled wrongly" in native.status()
+
+
+@pytest.mark.parametrize("compiler", [None, "/nonexistent/cc", "/bin/false"])
+def test_without_a_working_compiler_torch_does_the_work(monkeypatch, compiler):
+    monkeypatch.setattr(native, "_compiler", lambda: compiler)
+    plan = fresh(ALGEBRAS["collapsed"])
+    for found, expected in zip(*both_ways(plan, "tanh", torch.float64), strict=True):
+        assert torch.allclose(found, expected, rtol=1e-11, atol=1e-13)
+    assert plan.loops[ACTIVATIONS["tanh"], torch.float64] is None
+    assert native.status().startswith("torch operations")
