@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ..config import Case
-from ..engine import sampling
+from ..engine import native, sampling
 from ..engine.fit import Progress
 from ..engine.networks.field import Context, Field, Linear
 from ..engine.networks.mlp import Mlp
@@ -123,8 +123,8 @@ class Collocation:
         return sum(len(p.points) * terms[name].count for name, p in self.batch.items())
 
     def report(self) -> dict[str, Any]:
-        """Nothing but what every backend reports."""
-        return {}
+        """Beside what every backend reports: what the engine computes with."""
+        return {"element_wise_work": native.status()}
 
     def close(self) -> None:
         """Nothing is held."""
@@ -414,8 +414,12 @@ class Collocation:
         def residuals() -> Tensor:
             return self.engine.row_vector(self.batch)
 
+        jacobian: Tensor | None = None
+
         def linearise() -> tuple[Tensor, Tensor]:
-            return self.engine.linearise(self.batch)
+            nonlocal jacobian  # no optimiser looks at the last one once it asks for the next
+            r, jacobian = self.engine.linearise(self.batch, out=jacobian)
+            return r, jacobian
 
         if isinstance(chosen, settings.Spring):
             return Spring(
