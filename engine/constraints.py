@@ -20,10 +20,13 @@ from ..problems.conditions import Condition
 from ..problems.problem import Problem
 from .compatibility import AGREEMENT, numbers, random_points, same, settle, sizes, without
 from .networks.ansatz import Ansatz, Handover, Reflection, SymbolicField
+from .networks.branches import Branches
 from .networks.embedding import Embedding
 from .networks.field import Field
+from .networks.gaussians import GaussianFeatures, Gaussians, GaussianSettings
 from .networks.mlp import Mlp
 from .networks.propagator import Growth, Propagated
+from .networks.separable import Separable, separable
 from .networks.spectral import Spectral, expand, functions
 from .taylor import MultiIndex, algebra_for, value_and_slopes
 from .transfinite import Piece, background, envelope, read
@@ -32,6 +35,23 @@ MODES_FIRST = 4096
 MODES_LATER = 1024
 MOST_GROWTH = 5.0
 """Largest exponent by which a propagated mode may grow within a window."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A network of its own for some of the fields.
+
+    Attributes:
+        fields: how many, in declared order after those of the branches before.
+        width: units of a hidden layer.
+        depth: hidden layers.
+        start: factor of the read-out's first weights.
+    """
+
+    fields: int
+    width: int
+    depth: int
+    start: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +69,8 @@ class Architecture:
     background: bool = False
     spectral: bool = False
     degree: int = 0
+    branches: tuple[Branch, ...] = ()
+    gaussians: GaussianSettings | None = None
 
 
 @dataclass
@@ -145,6 +167,11 @@ class _Plan:
         self.conditions = [c for c in problem.conditions if _chosen(c, hard)]
         self.previous = previous if hard is not False else None
         self.data, self.notes = read(problem, self.conditions)
+        if architecture.gaussians is not None:
+            # Their inputs are the coordinates: no polynomials with zero slope at an end.
+            sloped = {piece.condition for piece in self.data.pieces if piece.kappa is not None}
+            self.conditions = [c for c in self.conditions if c.name not in sloped]
+            self.data, self.notes = read(problem, self.conditions)
         self.sizes = sizes(problem)
         self.growth = None
         if self.previous is not None or set(self.data.initial) >= set(problem.fields):
@@ -229,7 +256,9 @@ class _Plan:
         odd = self.architecture.background and any(
             sign < 0 for by_field in self.parities.values() for sign in by_field.values()
         )
-        return [] if odd else [name for name in self.data.periodic if name in self.parities]
+        if odd or self.architecture.gaussians is not None:
+            return []
+        return [name for name in self.data.periodic if name in self.parities]
 
     def _network(
         self,
@@ -241,6 +270,8 @@ class _Plan:
         architecture, names = self.architecture, self.problem.coordinates
         outputs = len(self.problem.fields)
         periodic = {names.index(name): architecture.harmonics for name in self.data.periodic}
+        if architecture.gaussians is not None:
+            return self._gaussians(architecture.gaussians, list(periodic), generator, known)
         even = [names.index(name) for name in self._even]
         bases = None
         if architecture.spectral:
@@ -282,6 +313,46 @@ class _Plan:
             network.readout.weight.mul_(rows[:, None])
             network.readout.bias.mul_(rows)  # type: ignore[union-attr]
         return network if bases is None else Spectral(network, outputs, bases)
+
+    def _gaussians(
+        self,
+        settings: GaussianSettings,
+        periodic: Sequence[int],
+        generator: torch.Generator,
+        known: Sequence[Field],
+    ) -> Field:
+        architecture, outputs = self.architecture, len(self.problem.fields)
+        sizes = torch.tensor([self.sizes[name] for name in self.problem.fields])
+        if settings.separable:
+            network: Gaussians | Separable = separable(
+                self.bounds,
+                settings,
+                outputs,
+                periodic=periodic,
+                placed=self.sampled(),
+                generator=generator,
+            )
+        else:
+            if architecture.depth == 0:
+                settings = dataclasses.replace(settings, channels=outputs)
+            features = GaussianFeatures(
+                self.bounds,
+                settings,
+                periodic=periodic,
+                placed=self.sampled(),
+                generator=generator,
+            )
+            network = Gaussians(
+                features,
+                outputs,
+                width=architecture.width,
+                depth=architecture.depth,
+                activation=architecture.activation,
+                generator=generator,
+                background=self._sizes(known) if architecture.depth else None,
+            )
+        network.rescale(sizes)
+        return network
 
     def _sizes(self, known: Sequence[Field]) -> torch.Tensor | None:
         """Size of each field of A over the window where A is an input of N, else None.

@@ -67,6 +67,14 @@ BACKENDS: Mapping[str, Backend] = {
             accepts.causal,
         ),
         Backend(
+            "gaussians",
+            "Gaussians that move to where the solution changes",
+            "gaussians",
+            "PhysicsInformedGaussians",
+            options.GaussiansOptions,
+            accepts.gaussians,
+        ),
+        Backend(
             "deepxde",
             "DeepXDE with its documented settings, in a process of its own",
             "deepxde.trainer",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..problems.problem import Problem
 
-__all__ = ["causal", "deepxde", "pinn"]
+__all__ = ["causal", "deepxde", "gaussians", "pinn"]
 
 # The truncated Taylor algebra of the engine carries derivatives of this total order.
 HIGHEST_ORDER = 4
@@ -32,6 +32,11 @@ def causal(problem: Problem) -> str | None:
         return "no equation holds a time derivative"
     if problem.time in problem.periodic:
         return "the problem is periodic in time, so there is no first moment"
+    return pinn(problem)
+
+
+def gaussians(problem: Problem) -> str | None:
+    """Gaussians are smooth fields like any network."""
     return pinn(problem)
 
 

@@ -11,10 +11,11 @@ from ..config import Case
 from ..engine.constraints import Architecture, Constrained, constrain
 from ..engine.networks.ansatz import Windows
 from ..engine.networks.field import Field
+from ..engine.networks.gaussians import GaussianSettings
 from ..errors import DataError
 from ..problems.problem import Problem
 from . import BACKENDS
-from .options import SolverOptions
+from .options import GaussianFeatures, GaussiansOptions, SolverOptions
 
 
 def collocation_options(case: Case) -> SolverOptions:
@@ -23,13 +24,14 @@ def collocation_options(case: Case) -> SolverOptions:
     return case.solver
 
 
-def architecture(options: SolverOptions) -> Architecture:
+def architecture(problem: Problem, options: SolverOptions) -> Architecture:
     """The engine's description of the network a case asks for."""
     network = options.network
+    gaussians = options.gaussians if isinstance(options, GaussiansOptions) else None
     informed = options.windows > 1 if network.background == "auto" else network.background
     return Architecture(
         width=network.width,
-        depth=network.depth,
+        depth=network.depth if gaussians is None or gaussians.network else 0,
         activation=network.activation,
         gated=network.kind == "modified_mlp",
         factorised=network.factorised,
@@ -39,6 +41,21 @@ def architecture(options: SolverOptions) -> Architecture:
         background=informed and network.kind != "spectral",
         spectral=network.kind == "spectral",
         degree=network.degree,
+        gaussians=None if gaussians is None else _gaussians(gaussians, problem),
+    )
+
+
+def _gaussians(chosen: GaussianFeatures, problem: Problem) -> GaussianSettings:
+    return GaussianSettings(
+        count=chosen.count,
+        channels=chosen.features,
+        full=chosen.covariance == "full",
+        own=chosen.sets == "own",
+        overlap=chosen.overlap,
+        radius=chosen.radius,
+        separable=chosen.separable,
+        floor=chosen.floor,
+        density=tuple(chosen.density.get(name, 1.0) for name in problem.coordinates),
     )
 
 
@@ -74,7 +91,7 @@ def window_field(
     generator = torch.Generator().manual_seed((case.run.seed * 1_000_003 + window) % 2**63)
     built = constrain(
         case.problem,
-        architecture(options),
+        architecture(case.problem, options),
         hard=options.hard,
         parities=parities(case.problem, options),
         propagator=options.propagator,

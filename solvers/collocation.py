@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ from ..config import Case
 from ..engine import native, sampling
 from ..engine.fit import Progress
 from ..engine.networks.field import Context, Field, Linear
+from ..engine.networks.gaussians import Gaussians
 from ..engine.networks.mlp import Mlp
+from ..engine.networks.separable import Separable
 from ..engine.optimizers.first_order import Adam
 from ..engine.optimizers.gauss_newton import GaussNewton
 from ..engine.optimizers.least_squares import require_memory
@@ -60,6 +63,11 @@ LARGEST_INVERSE = 20_000
 """Parameters up to which a dense inverse Hessian is kept: 3 GiB, and as much for each copy."""
 
 
+Rearrange = Callable[[Field, Tensor, np.ndarray, Sequence[int]], None]
+"""Lets a field move its parts: given candidates for points, the size of the residual at each, and
+a seed."""
+
+
 class Collocation:
     """Trainer of a case; see `residua.engine.fit.Trainer`.
 
@@ -67,10 +75,15 @@ class Collocation:
         case: what is solved and how.
         device: where.
         causal: settings of the causal weights, None for plain ones.
+        rearrange: called before fresh points are drawn.
     """
 
     def __init__(
-        self, case: Case, device: torch.device, causal: settings.CausalWeights | None
+        self,
+        case: Case,
+        device: torch.device,
+        causal: settings.CausalWeights | None,
+        rearrange: Rearrange | None = None,
     ) -> None:
         self.case = case
         self.problem = case.problem
@@ -78,6 +91,7 @@ class Collocation:
         self.device = device
         self.dtype = torch.float32 if case.run.dtype == "float32" else torch.float64
         self.causal_settings = causal
+        self.rearrange = rearrange
         self.edges = window_edges(case.problem, self.options)
         self.windows = 1 if self.edges is None else len(self.edges) - 1
         self.scale = 1.0
@@ -466,8 +480,8 @@ class Collocation:
         found = [
             parameter
             for member in self.current.field.modules()
-            if isinstance(member, Mlp)
-            for parameter in member.readout.parameters()
+            if isinstance(member, Mlp | Gaussians | Separable)
+            for parameter in member.linear_parameters()
             if parameter in trained
         ]
         sample = self.batch["interior"].points[:100]
@@ -574,6 +588,11 @@ class Collocation:
         reweighed = False
         if resampled:
             self.round += 1
+            if self.rearrange is not None:
+                drawn = self._draw(self.terms[0], 0, self.round, CANDIDATES)
+                seed = (self.case.run.seed, self.window, 4_000, self.round)
+                candidates = torch.as_tensor(drawn).to(self.device, self.dtype)
+                self.rearrange(self.current.field, candidates, self._magnitude(drawn), seed)
             self._resample()
         if not isinstance(self.weighting, Fixed) and self.weighting.due(self.window_step):
             self._rebalance(self.weighting)

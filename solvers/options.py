@@ -19,6 +19,8 @@ __all__ = [
     "CausalWeights",
     "Fixed",
     "GaussNewton",
+    "GaussianFeatures",
+    "GaussiansOptions",
     "GradientNorm",
     "Ntk",
     "ResidualAttention",
@@ -83,6 +85,45 @@ class Network:
                 path=("background",),
                 advice="write 'background: auto', or another kind of network",
             )
+
+
+@dataclass(frozen=True)
+class GaussianFeatures:
+    """Gaussians with trained means and covariances, whose weighted sums are features of a point."""
+
+    count: int = option(400, "Gaussians in a set", low=1, high=100_000)
+    features: int = option(4, "features, the inputs of the network on top", low=1, high=256)
+    covariance: Literal["diagonal", "full"] = option("diagonal", "shape of a Gaussian")
+    separable: bool = option(
+        False,
+        "Gaussians of one coordinate each, 'count' along every one, and as many products of their "
+        "sums as there are features",
+    )
+    sets: Literal["shared", "own"] = option(
+        "shared", "the same Gaussians in every feature, or a set for each"
+    )
+    network: bool = option(
+        False, "a network of the features on top; without, the fields are sums of Gaussians"
+    )
+    overlap: float = option(
+        1.5, "first standard deviation in units of the mean spacing", low=0.1, high=10.0
+    )
+    floor: float = option(
+        0.1, "least standard deviation in units of the mean spacing", low=0.0, high=1.0
+    )
+    density: Mapping[str, float] = option(
+        dict, "first Gaussians along a coordinate, relative to the others", above=0.0, high=1e3
+    )
+    reborn: float = option(
+        0.05,
+        "share of the Gaussians that are merged and born again where the residual is large, with "
+        "every fresh set of points; shared sets only",
+        low=0.0,
+        high=0.5,
+    )
+    radius: float = option(
+        8.5, "standard deviations beyond which a Gaussian is taken as zero", low=3.0, high=40.0
+    )
 
 
 @dataclass(frozen=True)
@@ -474,3 +515,14 @@ class CausalOptions(SolverOptions):
 
     name: Literal["causal"] = option("causal", "the backend")
     causal: CausalWeights = option(CausalWeights, "temporal weights inside a window")
+
+
+@dataclass(frozen=True)
+class GaussiansOptions(SolverOptions):
+    """Physics-informed Gaussians: the field is made of Gaussians that move to where it changes."""
+
+    name: Literal["gaussians"] = option("gaussians", "the backend")
+    network: Network = option(
+        Network(width=16, depth=1), "what is on top of the features, if anything"
+    )
+    gaussians: GaussianFeatures = option(GaussianFeatures, "the Gaussians")

@@ -80,6 +80,10 @@ class Mlp(Field):
                 state = gates[0] + algebra.multiply(state, gates[1] - gates[0])
         return self.readout(state, context)
 
+    def linear_parameters(self) -> list[nn.Parameter]:
+        """The parameters that the values are affine in."""
+        return list(self.readout.parameters())
+
     def _chain(self, features: Tensor, algebra: JetAlgebra, context: Context) -> Tensor:
         layers = [cast(Linear, layer) for layer in (*self.hidden, self.readout)]
         pairs = [(layer.effective_weight(), cast(Tensor, layer.bias)) for layer in layers]
