@@ -20,7 +20,6 @@ from ..problems.conditions import Condition
 from ..problems.problem import Problem
 from .compatibility import AGREEMENT, numbers, random_points, same, settle, sizes, without
 from .networks.ansatz import Ansatz, Handover, Reflection, SymbolicField
-from .networks.branches import Branches
 from .networks.embedding import Embedding
 from .networks.field import Field
 from .networks.gaussians import GaussianFeatures, Gaussians, GaussianSettings
@@ -38,23 +37,6 @@ MOST_GROWTH = 5.0
 
 
 @dataclass(frozen=True)
-class Branch:
-    """A network of its own for some of the fields.
-
-    Attributes:
-        fields: how many, in declared order after those of the branches before.
-        width: units of a hidden layer.
-        depth: hidden layers.
-        start: factor of the read-out's first weights.
-    """
-
-    fields: int
-    width: int
-    depth: int
-    start: float = 1.0
-
-
-@dataclass(frozen=True)
 class Architecture:
     """What a network looks like (the `network` section of a case)."""
 
@@ -69,7 +51,6 @@ class Architecture:
     background: bool = False
     spectral: bool = False
     degree: int = 0
-    branches: tuple[Branch, ...] = ()
     gaussians: GaussianSettings | None = None
 
 
