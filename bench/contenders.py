@@ -30,6 +30,7 @@ KINDS = {
         "residua jacobian",
         "torch.func jacobian",
         "residua iteration",
+        "residua reuse",
         "torch.func iteration",
     ),
 }

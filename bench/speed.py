@@ -246,8 +246,12 @@ def ratios(found: Mapping[str, Mapping[str, Any]], kind: str) -> dict[str, dict[
     """Our time and memory over theirs, by contender that was timed.
 
     Each Gauss-Newton iteration is compared with our iteration, each Jacobian with our Jacobian.
+    Under the name of our iteration with the factor of an earlier one stands its time over theirs.
     """
     out = {}
+    reuse, iteration = found.get("residua reuse", {}), found.get("torch.func iteration", {})
+    if "times" in reuse and "times" in iteration:
+        out["residua reuse"] = ratio(reuse["times"], iteration["times"])
     for name, entry in found.items():
         ours = "residua" if kind == "step" else f"residua {name.split()[-1]}"
         if name == ours or "times" not in entry or "times" not in found.get(ours, {}):

@@ -77,11 +77,13 @@ def test_ratios_are_ours_over_theirs():
         "residua jacobian": entry(1.0),
         "torch.func jacobian": entry(2.0),
         "residua iteration": entry(3.0),
+        "residua reuse": entry(0.6),
         "torch.func iteration": entry(12.0),
     }
     made = ratios(found, "gauss-newton")
     assert made["torch.func jacobian"]["minimum"] == 0.5
     assert made["torch.func iteration"]["minimum"] == 0.25
+    assert made["residua reuse"]["minimum"] == pytest.approx(0.05)
 
 
 def row(equation="burgers", order=2, width=64, **minima):
