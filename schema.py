@@ -125,6 +125,7 @@ def _given() -> dict[str, Any]:
             "columns": {"type": "array", "items": {"type": "string"}, "minItems": 1},
             "period": {**interval, "description": "of a series, or of periodic samples"},
             "over": {**interval, "description": "ends of equispaced samples"},
+            "beyond": {"const": "straight", "description": "how samples go on at their ends"},
             "description": {"type": "string"},
             "sha256": {"type": "string", "description": "of the numbers, to notice a change"},
         },

@@ -30,7 +30,7 @@ def given(function: Given, order: int, argument: Tensor) -> Tensor:
     Returns:
         A tensor of the same shape, precision and device; not a number outside the samples.
     """
-    points = argument.double().reshape(-1)
+    points = argument.double().reshape(-1).contiguous()
     if isinstance(function, Series):
         table = _table(function, order, points.device)
         parts = [_series(function, table, part) for part in points.split(_POINTS)]
@@ -58,6 +58,18 @@ def _series(function: Series, table: Tensor, points: Tensor) -> Tensor:
 def _spline(function: Spline, order: int, points: Tensor) -> Tensor:
     if order > function.smoothness:
         return torch.full_like(points, torch.nan)
+    if not function.straight:
+        low, high = function.reach
+        outside = (points < low) | (points > high)
+        return torch.where(outside, torch.nan, _inside(function, order, points))
+    nearest = points.clamp(*function.ends)
+    values = _inside(function, order, nearest)
+    if order > 1:
+        return torch.where(points == nearest, values, 0.0)
+    return values if order else values + (points - nearest) * _inside(function, 1, nearest)
+
+
+def _inside(function: Spline, order: int, points: Tensor) -> Tensor:
     table = _table(function, order, points.device)
     breaks = _breaks(function, points.device)
     cell = (torch.searchsorted(breaks, points.detach(), right=True) - 1).clamp(min=0)
@@ -65,9 +77,7 @@ def _spline(function: Spline, order: int, points: Tensor) -> Tensor:
     total = table[-1, cell]
     for row in table[:-1].flip(0):
         total = total * place + row[cell]
-    low, high = function.reach
-    outside = (points < low) | (points > high)
-    return torch.where(outside, torch.nan, total)
+    return total
 
 
 @lru_cache(maxsize=64)

@@ -8,19 +8,22 @@ import re
 import shlex
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from residua import yaml_source
 from residua.cli import main
 from residua.problems import Problem
+from residua.problems.equation import parse
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.DOTALL)
 YAML = [body for kind, body in BLOCKS if kind == "yaml"]
 CASES = [body for body in YAML if body.startswith("problem:")]
-FRAGMENTS = [body for body in YAML if not body.startswith("problem:")]
+FUNCTIONS = [body for body in YAML if body.startswith("functions:")]
+FRAGMENTS = [body for body in YAML if body not in CASES and body not in FUNCTIONS]
 PYTHON = [body for kind, body in BLOCKS if kind == "python"]
 PLAIN = "\n".join(body for kind, body in BLOCKS if not kind)
 COMMANDS = [line for line in PLAIN.splitlines() if line.startswith("residua ")]
@@ -36,7 +39,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_every_block_is_of_a_kind_that_is_run():
-    assert len(CASES) == 1 and FRAGMENTS and PYTHON and len(COMMANDS) >= 6
+    assert len(CASES) == len(FUNCTIONS) == 1 and FRAGMENTS and PYTHON and len(COMMANDS) >= 6
     run = {*YAML, *PYTHON, OUTPUT}
     for _, body in BLOCKS:
         lines = [line for line in body.splitlines() if line.strip()]
@@ -103,6 +106,29 @@ def test_every_line_of_a_fragment_is_read(fragment):
         "reference": written["reference"],
     }
     assert Problem.from_mapping(heat).reference().method == "exact"
+
+
+def test_functions_are_read_and_used_as_shown(folder):
+    x = np.linspace(0, 1, 9)
+    Path("modes.csv").write_text("k,cosine,sine\n1,0,1\n")
+    Path("law.csv").write_text("\n".join(f"{v},{v * v}" for v in x))
+    Path("profile.csv").write_text("x,value\n" + "\n".join(f"{v},{1 + v}" for v in x))
+    np.save("wave.npy", np.sin(2 * np.pi * x[:-1]))
+    with h5py.File("speed.h5", "w") as file:
+        file["run/time"], file["run/speed"] = x, x**2
+    used = re.search(r"`u: (\S+)`, `(.*?)`, `(.*?)`; `(.*?)` is", TEXT)
+    assert used is not None
+    names = Problem.from_mapping(
+        {
+            "coordinates": {"x": [0, 1], "t": [0, 1]},
+            "fields": ["u"],
+            "functions": yaml_source.load(FUNCTIONS[0]).data["functions"],
+            "equations": [used[2]],
+            "conditions": [{"where": "t = 0", "u": used[1]}, {"where": "boundary", "u": "k(u)"}],
+        }
+    ).namespace
+    assert parse(used[3], names).has(*parse(used[4], names).free_symbols)
+    assert {given.name for given in names.functions} == {"u0", "p", "q", "r", "k"}
 
 
 @pytest.mark.parametrize("line", COMMANDS)

@@ -54,6 +54,11 @@ class Given(ABC):
 
     @property
     @abstractmethod
+    def extent(self) -> tuple[float, float]:
+        """One period, or the first and the last sample."""
+
+    @property
+    @abstractmethod
     def columns(self) -> Mapping[str, Array]:
         """The numbers that define it, as columns of equal length by name."""
 
@@ -70,9 +75,9 @@ class Given(ABC):
     def says(self) -> tuple[str, str]:
         """What it is in words, and its description."""
         rows = len(next(iter(self.columns.values())))
-        ends = self.settings.get("period") or self.bounds
+        low, high = self.extent
         what = f"{rows} modes, period" if self.kind == "series" else f"{rows} samples over"
-        return f"{what} [{ends[0]:g}, {ends[1]:g}]" if ends else what, self.description
+        return f"{what} [{low:g}, {high:g}]", self.description
 
     @cached_property
     def digest(self) -> str:

@@ -64,7 +64,7 @@ def _check(
         raise ConfigurationError(
             f"{sampled}, and the values of a field in {call} may leave that range",
             path=path,
-            advice="write its argument with coordinates and parameters, or give a series",
+            advice="write 'beyond: straight' under it, by which it goes on as straight lines",
         )
     ends = [(fixed[c],) * 2 if c in fixed else b for c, b in _bounds(problem)]
     corners = np.array(list(itertools.product(*ends)))
@@ -83,7 +83,7 @@ def _check(
         raise ConfigurationError(
             f"{sampled}, and {call} asks for {asked[row]:.6g} at {place}",
             path=path,
-            advice="give samples over the whole domain, or shorten the domain",
+            advice="give samples over the whole domain, or write 'beyond: straight'",
         )
 
 

@@ -6,12 +6,14 @@ functions:
   q: {samples: profile.csv}                      # columns x, value: a spline of degree five
   r: {samples: run.npy, over: [0, 2]}            # values alone, equispaced from end to end
   s: {samples: run.h5, columns: [depth, speed]}  # names of datasets, or of columns
+  k: {samples: law.csv, beyond: straight}        # goes on as straight lines, so k(u) is possible
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,13 +32,24 @@ FOLDER = "functions"
 """Folder of a run folder that holds the numbers."""
 SERIES = (("k", "cosine", "sine"), ("k", "cosine"))
 SAMPLES = (("x", "value"), ("value",))
-KEYS = ("series", "samples", "columns", "period", "over", "description", "sha256")
+KEYS = ("series", "samples", "columns", "period", "over", "beyond", "description", "sha256")
+STRAIGHT = "straight"
 HIGHEST_MODE = 65_536
 MAX_IN_PLACE = 1500  # rows; a YAML file may hold 10,000 values
 # Points of a period may be off by as much as their decimals were rounded, in units of the spacing.
 _OFF = 1e-6
 
 Path_ = tuple["str | int", ...]
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What stands beside the numbers."""
+
+    description: str
+    period: tuple[float, float] | None
+    over: tuple[float, float] | None
+    straight: bool
 
 
 def read(section: Any) -> tuple[Given, ...]:
@@ -139,15 +152,12 @@ def _function(name: Any, entry: Any) -> Given:
     if ("series" in entry) == ("samples" in entry):
         both = "series and samples are both given" if "series" in entry else "there are no numbers"
         raise ConfigurationError(both, advice="write either series: FILE or samples: FILE")
-    description = entry.get("description")
-    if description is not None and not isinstance(description, str):
-        _wrong(("description",), description, "write a text")
-    settings = {key: _pair(entry[key], key) for key in ("period", "over") if key in entry}
+    settings = _settings(entry)
     kind = "series" if "series" in entry else "samples"
     columns = _columns(entry, kind)
     make = _series if kind == "series" else _samples
     try:
-        given = make(name, columns, settings, " ".join((description or "").split()))
+        given = make(name, columns, settings)
     except ConfigurationError as error:
         # A fault of the numbers is told with the file that holds them.
         source = entry[kind]
@@ -155,6 +165,17 @@ def _function(name: Any, entry: Any) -> Given:
         raise error.located(source, None) if held else error from None
     _check_digest(given, entry.get("sha256"), entry[kind])
     return given
+
+
+def _settings(entry: Mapping[str, Any]) -> _Settings:
+    description = entry.get("description")
+    if description is not None and not isinstance(description, str):
+        _wrong(("description",), description, "write a text")
+    period, over = (_pair(entry[k], k) if k in entry else None for k in ("period", "over"))
+    beyond = entry.get("beyond")
+    if beyond is not None and (beyond != STRAIGHT or "samples" not in entry or period):
+        _wrong(("beyond",), beyond, f"write {STRAIGHT}, for samples without period, or remove it")
+    return _Settings(" ".join((description or "").split()), period, over, beyond is not None)
 
 
 def _check_digest(given: Given, expected: Any, source: Any) -> None:
@@ -210,17 +231,12 @@ def _pair(value: Any, key: str) -> tuple[float, float]:
     return low, high
 
 
-def _series(
-    name: str,
-    columns: Sequence[Array],
-    settings: Mapping[str, tuple[float, float]],
-    description: str,
-) -> Given:
-    if "over" in settings:
+def _series(name: str, columns: Sequence[Array], settings: _Settings) -> Given:
+    if settings.over is not None:
         raise ConfigurationError(
             "a series has a period", path=("over",), advice="write period: [low, high]"
         )
-    if "period" not in settings:
+    if settings.period is None:
         advice = "write 'period: [low, high]'; angles count from low"
         raise ConfigurationError("the period of the series is missing", advice=advice)
     k, cosine = columns[:2]
@@ -241,32 +257,27 @@ def _series(
     coefficients = np.zeros(numbers.max() + 1, dtype=complex)
     coefficients[numbers] = cosine - 1j * sine
     coefficients[0] = coefficients[0].real  # the sine of angle zero
-    return Series(name, coefficients, settings["period"], description)
+    return Series(name, coefficients, settings.period, settings.description)
 
 
-def _samples(
-    name: str,
-    columns: Sequence[Array],
-    settings: Mapping[str, tuple[float, float]],
-    description: str,
-) -> Given:
-    values = columns[-1]
-    if len(columns) == 1 and len(settings) != 1:
+def _samples(name: str, columns: Sequence[Array], settings: _Settings) -> Given:
+    values, places = columns[-1], (settings.period, settings.over)
+    if len(columns) == 1 and places.count(None) != 1:
         advice = (
             "write 'period: [low, high]' for a periodic function, or 'over: [low, high]' for "
             "equispaced samples, both ends included, or give a column of points beside the values"
         )
-        message = "nothing tells where the samples lie" if not settings else "two places are given"
+        message = "two places are given" if all(places) else "nothing tells where the samples lie"
         raise ConfigurationError(message, advice=advice)
-    if "period" in settings:
-        return _periodic(name, columns, settings["period"], description)
-    if "over" in settings:
-        if len(columns) > 1:
-            message = "the samples come with their points"
-            raise ConfigurationError(message, path=("over",), advice="remove 'over:'")
-        x = np.linspace(*settings["over"], len(values))
-    else:
+    if settings.period is not None:
+        return _periodic(name, columns, settings.period, settings.description)
+    if settings.over is None:
         x = columns[0]
+    elif len(columns) > 1:
+        message = "the samples come with their points"
+        raise ConfigurationError(message, path=("over",), advice="remove 'over:'")
+    else:
+        x = np.linspace(*settings.over, len(values))
     if len(x) <= DEGREE:
         _refused("samples", f"{len(x)} samples are too few", f"give at least {DEGREE + 1}")
     back = np.flatnonzero(~(np.diff(x) > 0))
@@ -278,7 +289,7 @@ def _samples(
             f"row {row + 2} {x[row + 1]:.12g}",
             "sort the rows and keep one value for each point",
         )
-    return Spline(name, x, values, description)
+    return Spline(name, x, values, settings.description, straight=settings.straight)
 
 
 def _periodic(

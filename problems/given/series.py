@@ -115,6 +115,11 @@ class Series(Given):
         return self._tables[order]
 
     @property
+    def extent(self) -> tuple[float, float]:
+        """See `Given.extent`."""
+        return self.low, self.high
+
+    @property
     def bounds(self) -> None:
         """See `Given.bounds`."""
         return None

@@ -29,14 +29,24 @@ class Spline(Given):
         x: strictly increasing points, shape (n,), n >= 6.
         values: shape (n,).
         description: one line.
+        straight: whether it goes on as straight lines beyond its samples, where its second
+            derivative jumps to zero; else it has no value there.
     """
 
     smoothness = DEGREE - 1
 
-    def __init__(self, name: str, x: ArrayLike, values: ArrayLike, description: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        x: ArrayLike,
+        values: ArrayLike,
+        description: str = "",
+        *,
+        straight: bool = False,
+    ) -> None:
         from scipy.interpolate import PPoly, make_interp_spline
 
-        self.name, self.description = name, description
+        self.name, self.description, self.straight = name, description, straight
         self.x, self.values = np.asarray(x, dtype=float), np.asarray(values, dtype=float)
         whole = PPoly.from_spline(make_interp_spline(self.x, self.values, k=DEGREE))
         cells = np.flatnonzero(np.diff(whole.x) > 0)  # the ends are knots of multiplicity six
@@ -49,14 +59,26 @@ class Spline(Given):
         points = np.asarray(x, dtype=float)
         if order > self.smoothness:
             return np.full(points.shape, np.nan)
+        if self.straight:
+            return self._with_lines(points, order)
+        low, high = self.reach
+        return np.where((points >= low) & (points <= high), self._inside(points, order), np.nan)
+
+    def _with_lines(self, points: Array, order: int) -> Array:
+        nearest = np.clip(points, *self.ends)
+        if order > 1:
+            return np.where(points == nearest, self._inside(nearest, order), 0.0)
+        values, beyond = self._inside(nearest, order), points - nearest
+        return values if order else values + beyond * self._inside(nearest, 1)
+
+    def _inside(self, points: Array, order: int) -> Array:
         cell = np.clip(np.searchsorted(self.breaks, points, side="right") - 1, 0, None)
         table = self.table(order)
         place = points - self.breaks[cell]
         total = table[-1, cell]
         for row in table[-2::-1]:
             total = total * place + row[cell]
-        low, high = self.reach
-        return np.where((points >= low) & (points <= high), total, np.nan)
+        return total
 
     def table(self, order: int) -> Array:
         """Coefficients of a derivative, shape (6 - order, cells), of (x - break)^k in row k."""
@@ -67,15 +89,20 @@ class Spline(Given):
 
     @property
     def reach(self) -> tuple[float, float]:
-        """`bounds`, widened by rounding."""
-        low, high = self.bounds
+        """`ends`, widened by rounding."""
+        low, high = self.ends
         slack = SLACK * (high - low)
         return low - slack, high + slack
 
     @property
-    def bounds(self) -> tuple[float, float]:
-        """See `Given.bounds`."""
+    def ends(self) -> tuple[float, float]:
+        """First and last sample."""
         return float(self.x[0]), float(self.x[-1])
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """See `Given.bounds`."""
+        return None if self.straight else self.ends
 
     @property
     def kind(self) -> str:
@@ -90,4 +117,9 @@ class Spline(Given):
     @property
     def settings(self) -> Mapping[str, Any]:
         """See `Given.settings`."""
-        return {}
+        return {"beyond": "straight"} if self.straight else {}
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """See `Given.extent`."""
+        return self.ends

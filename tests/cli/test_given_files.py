@@ -166,6 +166,8 @@ BAD = [
     ("texts", "series: [[0, a]], period: [0, 1]", "0,1\n", ["q.series"]),
     ("digest", SERIES + ", sha256: " + 64 * "a", "0,1,0\n", ["q.csv: ", "not the ones"]),
     ("digest word", SERIES + ", sha256: abc", "0,1,0\n", ["q.sha256", "64 hexadecimal"]),
+    ("beyond", SAMPLES + ", beyond: constant", "1,1\n", ["q.beyond", "write straight"]),
+    ("beyond a period", SERIES + ", beyond: straight", "1,1\n", ["q.beyond"]),
     ("description", SERIES + ", description: 3", "0,1,0\n", ["q.description", "write a text"]),
 ]  # fmt: skip
 

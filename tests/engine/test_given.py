@@ -25,9 +25,9 @@ def series(modes=70):
     return Series("f", pairs[0] + 1j * pairs[1], (-1, 1))
 
 
-def spline():
+def spline(straight=False):
     x = np.linspace(-1.3, 1.3, 40)
-    return Spline("f", x, np.exp(np.sin(2 * x)))
+    return Spline("f", x, np.exp(np.sin(2 * x)), straight=straight)
 
 
 FUNCTIONS = [pytest.param(series(), id="series"), pytest.param(spline(), id="spline")]
@@ -43,6 +43,17 @@ def test_tensors_and_arrays_agree(function, order, rng):
     assert np.abs(here.numpy() - there).max() <= 1e-12 * np.abs(there).max()
     single = TORCH[GIVEN](function, order, torch.tensor(points, dtype=torch.float32))
     assert single.dtype == torch.float32
+
+
+@pytest.mark.parametrize("order", range(5))
+def test_straight_lines_go_on_on_tensors_too(order):
+    points = np.linspace(-3, 3, 101)
+    here = TORCH[GIVEN](spline(straight=True), order, torch.tensor(points)).numpy()
+    there = spline(straight=True)(points, order)
+    assert np.abs(here - there).max() <= 1e-12 * np.abs(there).max()
+    inside = torch.tensor([-2.0, 0.3, 2.0], dtype=torch.float64).requires_grad_()
+    (slope,) = torch.autograd.grad(TORCH[GIVEN](spline(straight=True), 0, inside).sum(), inside)
+    assert np.allclose(slope.numpy(), spline(straight=True)(inside.detach().numpy(), 1), rtol=1e-12)
 
 
 def test_outside_the_samples_is_no_number():

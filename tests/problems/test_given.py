@@ -142,6 +142,20 @@ def test_nothing_is_said_outside_the_samples():
     assert np.isfinite(spline([-1e-12, 1 + 1e-12])).all(), "rounding of an end is no step outside"
 
 
+def test_straight_lines_go_on_from_the_ends():
+    x = np.linspace(0, 1, 9)
+    spline = Spline("f", x, np.exp(x), straight=True)
+    beyond = np.array([-2.0, 1.5])
+    ends, slopes = spline(np.array([0.0, 1.0])), spline(np.array([0.0, 1.0]), 1)
+    assert np.allclose(spline(beyond), ends + slopes * [-2.0, 0.5], rtol=1e-14)
+    assert np.allclose(spline(beyond, 1), slopes) and not spline(beyond, 2).any()
+    inside = np.linspace(0, 1, 50)
+    for order in range(5):
+        plain = Spline("f", x, np.exp(x))(inside, order)
+        assert np.array_equal(spline(inside, order), plain)
+    assert spline != Spline("f", x, np.exp(x))
+
+
 # In expressions
 # ----------------------------------------------------------------------------------------
 
@@ -247,15 +261,18 @@ def test_misuse_in_an_expression_is_refused(text, says):
         ("u_t = u_xx", "s(x + 0.1)", "asks for 1.1 at x = 1"),
         ("u_t = s(u)*u_xx", "0", "the values of a field in s(u) may leave that range"),
         ("u_t = s(t)*u_xx", "s(x)", None),
+        ("u_t = d((2 + k(u))*u_x, x)", "k(3*x)", None),
         ("u_t = u_xx", "s(t + x - 1e-13)", None),
     ],
 )
 def test_samples_must_cover_what_is_asked(equation, start, says):
     line = np.stack([np.linspace(-1, 1, 9), np.ones(9)], 1)
+    functions = {"s": {"samples": line}, "k": {"samples": line, "beyond": "straight"}}
     if says is None:
-        problem_with({"s": {"samples": line}}, equation, start)
+        problem = problem_with(functions, equation, start)
+        assert Problem.from_mapping(problem.to_mapping(), name=problem.name) == problem
         return
     with pytest.raises(ConfigurationError) as caught:
-        problem_with({"s": {"samples": line}}, equation, start)
+        problem_with(functions, equation, start)
     assert says in str(caught.value)
     assert caught.value.path[0] in ("equations", "conditions")
