@@ -20,6 +20,7 @@ from ..problems.conditions import Condition
 from ..problems.problem import Problem
 from .compatibility import AGREEMENT, numbers, random_points, same, settle, sizes, without
 from .networks.ansatz import Ansatz, Handover, Reflection, SymbolicField
+from .networks.branches import Branches
 from .networks.embedding import Embedding
 from .networks.field import Field
 from .networks.gaussians import GaussianFeatures, Gaussians, GaussianSettings
@@ -37,6 +38,23 @@ MOST_GROWTH = 5.0
 
 
 @dataclass(frozen=True)
+class Branch:
+    """A network of its own for some of the fields.
+
+    Attributes:
+        fields: how many, in declared order after those of the branches before.
+        width: units of a hidden layer.
+        depth: hidden layers.
+        start: factor of the read-out's first weights.
+    """
+
+    fields: int
+    width: int
+    depth: int
+    start: float = 1.0
+
+
+@dataclass(frozen=True)
 class Architecture:
     """What a network looks like (the `network` section of a case)."""
 
@@ -51,6 +69,7 @@ class Architecture:
     background: bool = False
     spectral: bool = False
     degree: int = 0
+    branches: tuple[Branch, ...] = ()
     gaussians: GaussianSettings | None = None
 
 
@@ -249,10 +268,29 @@ class _Plan:
     ) -> Field:
         """N before reflections, with fresh weights; arguments as in `factors` and `Embedding`."""
         architecture, names = self.architecture, self.problem.coordinates
-        outputs = len(self.problem.fields)
         periodic = {names.index(name): architecture.harmonics for name in self.data.periodic}
         if architecture.gaussians is not None:
             return self._gaussians(architecture.gaussians, list(periodic), generator, known)
+        fields = list(self.problem.fields)
+        whole = Branch(len(fields), architecture.width, architecture.depth)
+        networks = []
+        for branch in architecture.branches or (whole,):
+            mine, fields = fields[: branch.fields], fields[branch.fields :]
+            networks.append(self._branch(branch, mine, periodic, generator, known, flat))
+        return networks[0] if len(networks) == 1 else Branches(networks)
+
+    def _branch(
+        self,
+        branch: Branch,
+        fields: Sequence[str],
+        periodic: Mapping[int, int],
+        generator: torch.Generator,
+        known: Sequence[Field],
+        flat: Mapping[int, tuple[bool, bool]],
+    ) -> Field:
+        """A network for some of the fields."""
+        architecture, names = self.architecture, self.problem.coordinates
+        outputs = len(fields)
         even = [names.index(name) for name in self._even]
         bases = None
         if architecture.spectral:
@@ -278,8 +316,8 @@ class _Plan:
         network = Mlp(
             embedding,
             outputs * (1 if bases is None else functions(bases)),
-            width=architecture.width,
-            depth=architecture.depth,
+            width=branch.width,
+            depth=branch.depth,
             activation=architecture.activation,
             factorised=architecture.factorised,
             gated=architecture.gated,
@@ -287,9 +325,8 @@ class _Plan:
             background=self._sizes(known),
         )
         # Fields start at the size that the prescribed data have.
-        rows = torch.tensor([self.sizes[name] for name in self.problem.fields]).repeat_interleave(
-            1 if bases is None else functions(bases)
-        )
+        rows = torch.tensor([branch.start * self.sizes[name] for name in fields])
+        rows = rows.repeat_interleave(1 if bases is None else functions(bases))
         with torch.no_grad():
             network.readout.weight.mul_(rows[:, None])
             network.readout.bias.mul_(rows)  # type: ignore[union-attr]

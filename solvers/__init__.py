@@ -75,6 +75,14 @@ BACKENDS: Mapping[str, Backend] = {
             accepts.gaussians,
         ),
         Backend(
+            "lagrangian",
+            "networks along characteristics, for what is carried",
+            "lagrangian",
+            "LagrangianPinn",
+            options.LagrangianOptions,
+            accepts.lagrangian,
+        ),
+        Backend(
             "deepxde",
             "DeepXDE with its documented settings, in a process of its own",
             "deepxde.trainer",

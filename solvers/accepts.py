@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..problems.problem import Problem
 
-__all__ = ["causal", "deepxde", "gaussians", "pinn"]
+__all__ = ["causal", "deepxde", "gaussians", "lagrangian", "pinn"]
 
 # The truncated Taylor algebra of the engine carries derivatives of this total order.
 HIGHEST_ORDER = 4
@@ -38,6 +38,23 @@ def causal(problem: Problem) -> str | None:
 def gaussians(problem: Problem) -> str | None:
     """Gaussians are smooth fields like any network."""
     return pinn(problem)
+
+
+def lagrangian(problem: Problem) -> str | None:
+    """Characteristics that carry the problem, stay in the domain and do not cross."""
+    from ..problems.characteristics import NotCarried, breakdown, read_carried
+
+    try:
+        carried = read_carried(problem)
+    except NotCarried as reason:
+        return str(reason)
+    crossing = breakdown(problem, carried)
+    if crossing is not None:
+        return (
+            f"its characteristics cross at {problem.time} = {crossing:.4g}, and from there on a "
+            "position has several states; end before, or add diffusion"
+        )
+    return None
 
 
 def deepxde(problem: Problem) -> str | None:

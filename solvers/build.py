@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from ..config import Case
-from ..engine.constraints import Architecture, Constrained, constrain
+from ..engine.constraints import Architecture, Branch, Constrained, constrain
 from ..engine.networks.ansatz import Windows
 from ..engine.networks.field import Field
 from ..engine.networks.gaussians import GaussianSettings
 from ..errors import DataError
 from ..problems.problem import Problem
 from . import BACKENDS
-from .options import GaussianFeatures, GaussiansOptions, SolverOptions
+from .options import GaussianFeatures, GaussiansOptions, LagrangianOptions, SolverOptions
+
+AT_REST = 1e-2
+"""First size of the displacements: paths that cross before training would divide by J = 0."""
 
 
 def collocation_options(case: Case) -> SolverOptions:
@@ -41,8 +44,18 @@ def architecture(problem: Problem, options: SolverOptions) -> Architecture:
         background=informed and network.kind != "spectral",
         spectral=network.kind == "spectral",
         degree=network.degree,
+        branches=_branches(problem, options),
         gaussians=None if gaussians is None else _gaussians(gaussians, problem),
     )
+
+
+def _branches(problem: Problem, options: SolverOptions) -> tuple[Branch, ...]:
+    """Networks of their own for states and displacements of a problem in labels."""
+    if not isinstance(options, LagrangianOptions):
+        return ()
+    axes = len(problem.namespace.space)
+    states = Branch(len(problem.fields) - axes, options.network.width, options.network.depth)
+    return (states, Branch(axes, options.paths.width, options.paths.depth, AT_REST))
 
 
 def _gaussians(chosen: GaussianFeatures, problem: Problem) -> GaussianSettings:
@@ -133,12 +146,30 @@ def rebuild_windows(case: Case, architecture: Mapping[str, Any]) -> Field:
     Raises:
         DataError: the number of windows does not fit the case.
     """
+    return join(case, rebuild_fields(case, architecture))
+
+
+def rebuild_fields(
+    case: Case,
+    architecture: Mapping[str, Any],
+    handed_over: Callable[[Field, int], Field] = lambda field, window: field,
+) -> list[Field]:
+    """The field of each window; arguments as in `rebuild_windows`.
+
+    Args:
+        case: see there.
+        architecture: see there.
+        handed_over: the state that the next window starts from, of a field and its window.
+
+    Raises:
+        DataError: see there.
+    """
     count = architecture.get("windows")
     most = collocation_options(case).windows
     if not isinstance(count, int) or not 1 <= count <= most:
         raise DataError(f"windows: found {count!r}; the case has {most}")
     fields: list[Field] = []
     for window in range(count):
-        previous = fields[-1] if fields else None
+        previous = handed_over(fields[-1], window - 1) if fields else None
         fields.append(window_field(case, window, previous, restore=True).field)
-    return join(case, fields)
+    return fields

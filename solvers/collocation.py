@@ -285,8 +285,7 @@ class Collocation:
         """Restore `state_dict`."""
         self.finished = []
         for window, weights in enumerate(state["finished"]):
-            previous = self.finished[-1] if self.finished else None
-            member = window_field(self.case, window, previous, restore=True).field
+            member = window_field(self.case, window, self._handed_over(), restore=True).field
             member.load_state_dict(weights)
             self.finished.append(member.to(self.device).requires_grad_(False))
         self.trained = [float(value) for value in state["trained"]]
@@ -319,9 +318,10 @@ class Collocation:
     def _open(self, window: int, weights: dict[str, Tensor] | None = None) -> None:
         """Set up a time window: field, terms, points, weights, first optimiser."""
         self.window = window
-        previous = self.finished[-1] if self.finished else None
         before = getattr(self, "current", None)
-        self.current = window_field(self.case, window, previous, restore=weights is not None)
+        self.current = window_field(
+            self.case, window, self._handed_over(), restore=weights is not None
+        )
         self.current.field.to(self.device)
         if weights is not None:
             self.current.field.load_state_dict(weights)
@@ -359,6 +359,15 @@ class Collocation:
             # step says so, and there is a state to keep.
             with contextlib.suppress(DivergedError):
                 self._resample()
+
+    def _handed_over(self) -> Field | None:
+        """What a window starts from: the last one finished, in the window's coordinates."""
+        return self.finished[-1] if self.finished else None
+
+    def _state(self) -> Field:
+        state = self._handed_over()
+        assert state is not None
+        return state
 
     def _continue_in_time(self) -> None:
         """Let a warm-started network begin where the last window ended.
@@ -574,7 +583,7 @@ class Collocation:
             return None
         algebra = algebra_for([index for _, index in term.indices], points.shape[1])
         with torch.no_grad():
-            bundle = self.finished[-1].jet(points, algebra, Context())
+            bundle = self._state().jet(points, algebra, Context())
         columns = [algebra.derivative(bundle, index)[:, p] for p, index in term.indices]
         return torch.stack(columns, dim=1)
 
@@ -683,7 +692,7 @@ class Collocation:
         algebra = value_and_slopes(points.shape[1])
         tensor = torch.as_tensor(np.array(points)).to(self.device, self.dtype)
         with torch.no_grad():
-            slopes = self.finished[-1].jet(tensor, algebra)[1:]
+            slopes = self._state().jet(tensor, algebra)[1:]
         return slopes.square().sum(2).sqrt().T.cpu().double().numpy()
 
     def _magnitude(self, points: np.ndarray) -> np.ndarray:

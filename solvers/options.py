@@ -22,11 +22,13 @@ __all__ = [
     "GaussianFeatures",
     "GaussiansOptions",
     "GradientNorm",
+    "LagrangianOptions",
     "Ntk",
     "ResidualAttention",
     "Lbfgs",
     "Network",
     "Optimizer",
+    "Paths",
     "PinnOptions",
     "Points",
     "QuasiNewton",
@@ -526,3 +528,36 @@ class GaussiansOptions(SolverOptions):
         Network(width=16, depth=1), "what is on top of the features, if anything"
     )
     gaussians: GaussianFeatures = option(GaussianFeatures, "the Gaussians")
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The network of the displacements of characteristics."""
+
+    width: int = option(20, "neurons in each hidden layer", low=1, high=4096)
+    depth: int = option(2, "hidden layers", low=1, high=64)
+
+
+@dataclass(frozen=True)
+class LagrangianOptions(SolverOptions):
+    """Networks along characteristics: one for the state, one for where each label has gone."""
+
+    name: Literal["lagrangian"] = option("lagrangian", "the backend")
+    paths: Paths = option(Paths, "the network of the displacements")
+    shift: bool = option(True, "split the mean velocity off in periodic coordinates")
+    guard: float = option(
+        0.01,
+        "least J = det dx/dX, where paths all but cross: below it J is pushed up, and a window "
+        "that ends below it is refused",
+        above=0.0,
+        high=0.9,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.symmetry, str):
+            raise ConfigurationError(
+                "displacements are odd whatever the fields are, so one word is not enough",
+                path=("symmetry",),
+                advice="write 'symmetry: auto' or 'symmetry: none'",
+            )

@@ -1,0 +1,335 @@
+"""What carries a problem: velocity and diffusion read off its equations, and where paths cross.
+
+Convection-diffusion-reaction means, for every field,
+
+    u_t + f1(x, t, u) . grad u = sum_ij f2_ij(x, t, u) u_ij + (gradients of other fields, sources),
+
+with one velocity f1 for all fields. A characteristic follows dx/dt = f1 (Courant & Hilbert,
+Methods of Mathematical Physics II, ch. II; Mojgani, Balajewicz & Hassanzadeh, CMAME 404, 2023).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import sympy
+from numpy.typing import NDArray
+
+from .equation import Equation, MultiIndex, evaluate
+
+if TYPE_CHECKING:
+    from .problem import Problem
+
+__all__ = ["Carried", "NotCarried", "breakdown", "mean_velocity", "read_carried"]
+
+Array = NDArray[np.float64]
+
+MOST_AXES = 2
+PROBES = 32
+AGREEMENT = 1e-10
+LABELS = {1: 512, 2: 48}
+"""Labels along each axis, by number of space coordinates, that are followed to see paths cross."""
+MARGIN = 0.02
+"""Paths that cross so soon after the end, as a share of the interval, count as crossing."""
+
+
+class NotCarried(ValueError):
+    """Why a problem has no Lagrangian form, as the rest of a sentence."""
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A problem as convection-diffusion-reaction.
+
+    Attributes:
+        velocity: f1, one tree of coordinates, fields and parameters per space coordinate.
+        diffusion: f2 by field and second derivative.
+        rest: per field, in declared order, ``u_t`` plus everything but the convection of it: the
+            left side of ``rest = 0`` along a characteristic.
+    """
+
+    velocity: tuple[sympy.Expr, ...]
+    diffusion: Mapping[str, Mapping[MultiIndex, sympy.Expr]]
+    rest: tuple[sympy.Expr, ...]
+
+
+def read_carried(problem: Problem) -> Carried:
+    """Velocity, diffusion and the rest of a problem.
+
+    Raises:
+        NotCarried: it is not convection-diffusion-reaction with one velocity in 1-D or 2-D, or its
+            characteristics leave the domain.
+    """
+    if problem.time is None:
+        raise NotCarried("there is no time coordinate t to follow characteristics along")
+    space = problem.namespace.space
+    if not space:
+        raise NotCarried("there is no space coordinate to be carried in")
+    if len(space) > MOST_AXES:
+        raise NotCarried(
+            f"it has {len(space)} space coordinates; the Lagrangian form is for at most {MOST_AXES}"
+        )
+    if problem.time in problem.periodic:
+        raise NotCarried("the problem is periodic in time, so there is no first moment")
+    if len(problem.equations) != len(problem.fields):
+        raise NotCarried(
+            f"{len(problem.equations)} equations for {len(problem.fields)} fields: each field "
+            "needs one of its own"
+        )
+    by_field: dict[str, tuple[tuple[sympy.Expr, ...], dict[MultiIndex, sympy.Expr], Any]] = {}
+    for equation in problem.equations:
+        field, tree = _normalised(problem, equation)
+        if field in by_field:
+            raise NotCarried(f"two equations hold the time derivative of {field}")
+        by_field[field] = _split(problem, equation, field, tree)
+    first = problem.fields[0]
+    velocity = by_field[first][0]
+    for name in problem.fields[1:]:
+        for one, other in zip(velocity, by_field[name][0], strict=True):
+            if not _zero(problem, one - other):
+                raise NotCarried(
+                    f"{first} is carried by {one} and {name} by {other}: the fields need one "
+                    "velocity"
+                )
+    if all(_zero(problem, component) for component in velocity):
+        raise NotCarried(
+            "nothing is carried: no equation holds a velocity times a first derivative, so the "
+            "Lagrangian form is the equation itself"
+        )
+    for i, name in enumerate(space):
+        if name not in problem.periodic:
+            _check_walls(problem, velocity[i], name)
+    return Carried(
+        velocity,
+        {name: by_field[name][1] for name in problem.fields},
+        tuple(by_field[name][2] for name in problem.fields),
+    )
+
+
+def mean_velocity(problem: Problem, carried: Carried) -> tuple[float, ...]:
+    """Mean of f1 over the initial state by space coordinate; 0 where the domain has walls."""
+    values, _ = _start(problem, 64)
+    means = []
+    for name, component in zip(problem.namespace.space, carried.velocity, strict=True):
+        if name not in problem.periodic:
+            means.append(0.0)
+            continue
+        found = np.broadcast_to(np.asarray(_evaluate(problem, component, values)), values["count"])
+        mean = float(np.mean(found))
+        # A mean that is rounding of a symmetric velocity would spoil the symmetry.
+        small = not np.isfinite(mean) or abs(mean) <= 1e-9 * float(np.max(np.abs(found)))
+        means.append(0.0 if small else mean)
+    return tuple(means)
+
+
+def breakdown(problem: Problem, carried: Carried) -> float | None:
+    """When characteristics of a problem without diffusion first cross, if they do by the end.
+
+    Followed from a grid of labels, with the gradient F of the position and G of the state:
+    x' = f1, u' = r, F' = f1_x F + f1_u G, G' = r_x F + r_u G; they cross where det F = 0. Where a
+    field diffuses (or is driven by gradients of others) the state along a path needs the whole
+    solution, so nothing is known beforehand.
+
+    Returns:
+        The time, or None: no crossing, or not known.
+    """
+    names, space = problem.namespace, problem.namespace.space
+    rates = [names.jet(f, _unit(problem, str(problem.time))) - rest
+             for f, rest in zip(problem.fields, carried.rest, strict=True)]  # fmt: skip
+    rates = [problem.substituted(sympy.expand(rate)) for rate in rates]
+    if any(any(index) for rate in rates for _, index in names.jets(rate).values()):
+        return None
+    from scipy.integrate import solve_ivp
+
+    d, m = len(space), len(problem.fields)
+    values, slopes = _start(problem, LABELS[d])
+    n = values["count"]
+    flow = [*(problem.substituted(component) for component in carried.velocity), *rates]
+    symbols = [names.symbol(name) for name in (*space, *problem.fields)]
+    jacobian = [[sympy.diff(rate, cast(Any, s)) for s in symbols] for rate in flow]
+    start = np.zeros((d + m, d + 1, n))
+    for i, name in enumerate(space):
+        start[i, 0], start[i, 1 + i] = values[name], 1.0
+    for j, name in enumerate(problem.fields):
+        start[d + j, 0], start[d + j, 1:] = values[name], slopes[j]
+    low, high = problem.bounds[problem.coordinates.index(str(problem.time))]
+
+    def right(t: float, flat: Array) -> Array:
+        state = flat.reshape(start.shape)
+        at: dict[str, Any] = {str(problem.time): t}
+        at |= {str(s): state[k, 0] for k, s in enumerate(symbols)}
+        out = np.zeros_like(state)
+        for k, rate in enumerate(flow):
+            out[k, 0] = evaluate(rate, at)
+            for column in range(d + m):
+                slope = np.asarray(evaluate(jacobian[k][column], at))
+                out[k, 1:] += slope * state[column, 1:]
+        return out.ravel()
+
+    def least(t: float, flat: Array) -> float:
+        gradient = flat.reshape(start.shape)[:d, 1:]
+        return float(np.min(np.linalg.det(np.moveaxis(gradient, 2, 0))))
+
+    least.terminal = True  # type: ignore[attr-defined]
+    end = high + MARGIN * (high - low)
+    with np.errstate(all="ignore"):
+        try:
+            path = solve_ivp(right, (low, end), start.ravel(), events=least, rtol=1e-6, atol=1e-9)
+        except (ArithmeticError, TypeError, ValueError):
+            return None
+    return float(path.t_events[0][0]) if len(path.t_events[0]) else None
+
+
+def _unit(problem: Problem, *names: str) -> MultiIndex:
+    return tuple(names.count(name) for name in problem.coordinates)
+
+
+def _normalised(problem: Problem, equation: Equation) -> tuple[str, sympy.Expr]:
+    """The field whose time derivative the equation holds, and the tree with coefficient 1 of it."""
+    where = f"'{equation.text}'"
+    if equation.tree is None:
+        raise NotCarried(f"{where} is a Python function that is no expression")
+    names, time = problem.namespace, str(problem.time)
+    axis = problem.coordinates.index(time)
+    tree = sympy.expand(equation.tree)
+    jets = names.jets(tree)
+    timelike = {symbol: place for symbol, place in jets.items() if place[1][axis]}
+    if len(timelike) != 1 or sum(next(iter(timelike.values()))[1]) != 1:
+        held = ", ".join(str(s) for s in timelike) or "none"
+        raise NotCarried(f"{where} must hold one time derivative, of first order, and holds {held}")
+    ((symbol, (field, _)),) = timelike.items()
+    slope = sympy.diff(tree, symbol)
+    if names.jets(slope):
+        raise NotCarried(f"the factor {slope} of {symbol} in {where} depends on a field")
+    for other, (_, index) in jets.items():
+        if sum(index) > 2:
+            raise NotCarried(
+                f"{where} holds {other}, which is neither convection, diffusion nor reaction"
+            )
+    return field, cast(sympy.Expr, sympy.expand(tree / slope))
+
+
+def _split(
+    problem: Problem, equation: Equation, field: str, tree: sympy.Expr
+) -> tuple[tuple[sympy.Expr, ...], dict[MultiIndex, sympy.Expr], sympy.Expr]:
+    """Velocity, diffusion and rest of one equation."""
+    names, space = problem.namespace, problem.namespace.space
+    jets = names.jets(tree)
+    time = names.jet(field, _unit(problem, str(problem.time)))
+    second = {s: place for s, place in jets.items() if sum(place[1]) == 2}
+    first = {s: place for s, place in jets.items() if sum(place[1]) == 1 and s != time}
+    diffusion: dict[MultiIndex, sympy.Expr] = {}
+    quadratic: Any = sympy.S.Zero
+    for symbol, (name, index) in second.items():
+        factor = -sympy.diff(tree, symbol)
+        if any(sum(i) for _, i in names.jets(factor).values()):
+            raise NotCarried(
+                f"the factor {factor} of {symbol} in '{equation.text}' depends on derivatives of "
+                "a field, so it is no diffusion f2(x, t, u)"
+            )
+        if name == field:
+            diffusion[index] = factor
+        if max(index) == 2:
+            # div(f2 grad u) = f2 lap u + (f2_u grad u) . grad u + ...: belongs to the diffusion.
+            axis = problem.coordinates[index.index(2)]
+            for other in problem.fields:
+                slope = sympy.diff(factor, cast(Any, names.symbol(other)))
+                jet = names.jet(other, _unit(problem, axis))
+                quadratic -= slope * jet * names.jet(name, _unit(problem, axis))
+    flat: Any = tree.xreplace(dict.fromkeys(second, sympy.S.Zero))
+    still = dict.fromkeys(first, sympy.S.Zero)
+    linear: dict[Any, Any] = {s: sympy.diff(flat, s).xreplace(still) for s in first}
+    nonlinear = flat - flat.xreplace(still) - sum((c * s for s, c in linear.items()), sympy.S.Zero)
+    if not _zero(problem, nonlinear - quadratic):
+        raise NotCarried(
+            f"'{equation.text}' is not linear in the gradient, so no velocity f1(x, t, u) can be "
+            "read off it"
+        )
+    velocity = tuple(
+        cast(sympy.Expr, linear.get(names.jet(field, _unit(problem, x)), sympy.S.Zero))
+        for x in space
+    )
+    carried = sum(
+        (v * names.jet(field, _unit(problem, x)) for v, x in zip(velocity, space, strict=True)),
+        sympy.S.Zero,
+    )
+    return velocity, diffusion, cast(sympy.Expr, sympy.expand(tree - carried))
+
+
+def _zero(problem: Problem, tree: Any) -> bool:
+    """Whether a tree is zero, judged at random points of the jet space."""
+    tree = problem.substituted(sympy.expand(tree))
+    if tree.is_number:
+        return bool(abs(complex(tree)) <= AGREEMENT)
+    random = np.random.default_rng(20220506)
+    at: dict[str, Any] = {str(s): random.uniform(0.1, 2.0, PROBES) for s in tree.free_symbols}
+    for name, (low, high) in zip(problem.coordinates, problem.bounds, strict=True):
+        at[name] = random.uniform(low, high, PROBES)
+    with np.errstate(all="ignore"):
+        values = np.asarray(evaluate(tree, at))
+    return bool(np.all(np.abs(values) <= AGREEMENT))
+
+
+def _check_walls(problem: Problem, velocity: sympy.Expr, name: str) -> None:
+    """A face that is not periodic must not be crossed: labels would leave, and others come in."""
+    axis = problem.coordinates.index(name)
+    zero = (0,) * len(problem.coordinates)
+    for side, end in zip((-1, 1), problem.bounds[axis], strict=True):
+        known: dict[Any, Any] = {}
+        for condition in problem.conditions:
+            face = condition.faces[0]
+            if condition.kind == "boundary" and (face.coordinate, face.side) == (name, side):
+                for target in condition.targets:
+                    if target.index == zero:
+                        known[problem.namespace.symbol(target.field)] = target.tree
+        there = velocity.xreplace(known).xreplace(
+            {problem.namespace.symbol(name): sympy.Float(end)}
+        )
+        if not _zero(problem, there):
+            raise NotCarried(
+                f"the velocity {velocity} does not vanish at {name} = {end:.6g}, where "
+                f"characteristics would leave or enter; {name} must be periodic, or a wall"
+            )
+
+
+def _start(problem: Problem, per_axis: int) -> tuple[dict[str, Any], list[list[Array]]]:
+    """Coordinates, fields and their space derivatives on a grid of labels at the first moment.
+
+    Returns:
+        Values by name, with ``count``, their number; and the derivatives by field and axis.
+    """
+    names, space = problem.namespace, problem.namespace.space
+    axes = []
+    for name in space:
+        low, high = problem.bounds[problem.coordinates.index(name)]
+        axes.append(np.linspace(low, high, per_axis, endpoint=name not in problem.periodic))
+    grid = np.array(list(itertools.product(*axes)))
+    values: dict[str, Any] = {name: grid[:, i] for i, name in enumerate(space)}
+    values[str(problem.time)] = problem.bounds[problem.coordinates.index(str(problem.time))][0]
+    values["count"] = len(grid)
+    trees = {
+        target.field: problem.substituted(target.tree)
+        for condition in problem.conditions
+        if condition.kind == "initial"
+        for target in condition.targets
+        if not any(target.index)
+    }
+    slopes: list[list[Array]] = []
+    for field in problem.fields:
+        tree = trees.get(field, sympy.S.Zero)
+        values[field] = _spread(evaluate(tree, values), len(grid))
+        derivatives: Sequence[Any] = [names.total_derivative(tree, x) for x in space]
+        slopes.append([_spread(evaluate(tree, values), len(grid)) for tree in derivatives])
+    return values, slopes
+
+
+def _evaluate(problem: Problem, tree: sympy.Expr, values: Mapping[str, Any]) -> Any:
+    return evaluate(problem.substituted(tree), values)
+
+
+def _spread(value: Any, count: int) -> Array:
+    return np.array(np.broadcast_to(np.asarray(value, dtype=float), (count,)))

@@ -1,0 +1,241 @@
+"""A problem written along its characteristics: labels X that do not move, paths x(X, t) that do.
+
+With x = X + V (t - t0) + d(X, t), F = dx/dX = I + grad_X d and J = det F, the equations
+``u_t + f1 . grad u = diffusion + sources`` become
+
+    d_t = f1(x, t, u) - V,                u_t|_X = diffusion + sources at x(X, t),
+    grad_x = F^{-T} grad_X;               in 1-D  f2 u_xx = f2 (1/J) d/dX ((1/J) du/dX).
+
+V, the mean of f1 over the initial state in periodic coordinates, is the Galilean shift: a mean
+speed of any size leaves the equations for d and u as they are without it.
+
+Source: Mojgani, Balajewicz & Hassanzadeh, "Kolmogorov n-width and Lagrangian physics-informed
+neural networks", CMAME 404 (2023). Their released code differentiates by the label without the
+Jacobian, which solves another equation wherever J is not 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import sympy
+
+from ..errors import ConfigurationError
+from .characteristics import Carried, NotCarried, mean_velocity, read_carried
+from .conditions import Condition, Face, Target
+from .equation import Equation, MultiIndex, Namespace, to_text
+
+if TYPE_CHECKING:
+    from .problem import Problem
+
+__all__ = ["Lagrangian", "guard_equation", "lagrangian"]
+
+REST = "labels at rest"
+
+
+@dataclass(frozen=True)
+class Lagrangian:
+    """A problem along its characteristics.
+
+    Attributes:
+        problem: the problem in labels: coordinates as before (now labels), the fields as before,
+            then one displacement per space coordinate.
+        displacements: names of these.
+        drift: V by space coordinate.
+        jacobian: J, a tree of the displacements' derivatives.
+        carried: velocity and diffusion of the original.
+    """
+
+    problem: Problem
+    displacements: tuple[str, ...]
+    drift: tuple[float, ...]
+    jacobian: sympy.Expr
+    carried: Carried
+
+
+def lagrangian(problem: Problem, *, shift: bool = True) -> Lagrangian:
+    """The problem along its characteristics.
+
+    Args:
+        problem: convection-diffusion-reaction in one or two space coordinates, each periodic or
+            between walls that nothing crosses.
+        shift: whether the mean velocity is split off.
+
+    Raises:
+        ConfigurationError: it has no such form; says why.
+    """
+    try:
+        carried = read_carried(problem)
+    except NotCarried as reason:
+        raise ConfigurationError(
+            f"'{problem.name}' has no Lagrangian form: {reason}", path=("equations",)
+        ) from None
+    space = problem.namespace.space
+    drift = mean_velocity(problem, carried) if shift else (0.0,) * len(space)
+    return _Writer(problem, carried, drift).written()
+
+
+class _Writer:
+    """Writes the trees of a problem in labels."""
+
+    def __init__(self, problem: Problem, carried: Carried, drift: Sequence[float]) -> None:
+        self.problem, self.carried, self.drift = problem, carried, tuple(drift)
+        self.space = problem.namespace.space
+        self.displacements = tuple(_free_name(problem, x) for x in self.space)
+        self.names = Namespace(
+            problem.coordinates,
+            (*problem.fields, *self.displacements),
+            tuple(problem.parameters),
+            problem.time,
+        )
+        gradient = sympy.Matrix(
+            [
+                [int(x == y) + self._jet(d, y) for y in self.space]
+                for x, d in zip(self.space, self.displacements, strict=True)
+            ]
+        )
+        self.jacobian = cast(sympy.Expr, gradient.det())
+        self.cofactors = gradient.adjugate()
+
+    def written(self) -> Lagrangian:
+        time = str(self.problem.time)
+        equations = []
+        for rest in self.carried.rest:
+            equations.append(self._equation(self.tree(rest)))
+        for name, velocity, mean in zip(
+            self.displacements, self.carried.velocity, self.drift, strict=True
+        ):
+            relative = self.tree(velocity) - sympy.Float(mean) if mean else self.tree(velocity)
+            equations.append(self._equation(self._jet(name, time) - relative))
+        spread = any(e.order(x) for e in equations for x in self.space)
+        conditions = [self._condition(c) for c in self.problem.conditions]
+        conditions.append(self._at_rest())
+        if spread:
+            # Without diffusion a label on a wall stays there by its own equation.
+            conditions += self._walls()
+        else:
+            conditions = [c for c in conditions if c.kind != "boundary"]
+        label_problem = dataclasses.replace(
+            self.problem,
+            fields=self.names.fields,
+            equations=tuple(equations),
+            conditions=tuple(conditions),
+            reference_spec={"method": "none"},
+            recommended={},
+        )
+        return Lagrangian(
+            label_problem, self.displacements, self.drift, self.jacobian, self.carried
+        )
+
+    def tree(self, tree: sympy.Expr) -> sympy.Expr:
+        """A tree with positions, and derivatives by position, as functions of the label.
+
+        Derivatives by time stay: they are taken at a fixed label now.
+        """
+        names, t = self.names, self.names.symbol(str(self.problem.time))
+        start = self.problem.bounds[self.problem.coordinates.index(str(self.problem.time))][0]
+        replaced: dict[Any, Any] = {}
+        for x, d, mean in zip(self.space, self.displacements, self.drift, strict=True):
+            position: Any = names.symbol(x) + self._jet(d)
+            if mean:
+                position += sympy.Float(mean) * (t - sympy.Float(start) if start else t)
+            replaced[names.symbol(x)] = position
+        axis = self.problem.coordinates.index(str(self.problem.time))
+        for symbol, (field, index) in self.problem.namespace.jets(tree).items():
+            if any(index) and not index[axis]:
+                replaced[symbol] = self._by_position(field, index)
+        return cast(sympy.Expr, tree.xreplace(replaced))
+
+    def _by_position(self, field: str, index: MultiIndex) -> sympy.Expr:
+        """A derivative by position: (F^{-T} grad_X)_i, applied once for each order."""
+        found: Any = self._jet(field)
+        for x, order in zip(self.problem.coordinates, index, strict=True):
+            for _ in range(order):
+                i = self.space.index(x)
+                total: Any = sympy.S.Zero
+                for a, label in enumerate(self.space):
+                    total += self.cofactors[a, i] * self.names.total_derivative(found, label)
+                found = total / self.jacobian
+        return found
+
+    def _jet(self, field: str, *coordinates: str) -> Any:
+        index = tuple(coordinates.count(c) for c in self.problem.coordinates)
+        return self.names.jet(field, index)
+
+    def _equation(self, tree: Any) -> Equation:
+        return Equation(f"{to_text(tree)} = 0", self.names, tree)
+
+    def _condition(self, condition: Condition) -> Condition:
+        if condition.kind != "boundary":
+            # At the first moment positions are labels.
+            equations = tuple(
+                Equation(e.text, self.names, e.tree, e.function, e.sampled)
+                for e in condition.equations
+            )
+            return dataclasses.replace(condition, equations=equations)
+        prescribed, free = [], []
+        for position, equation in enumerate(condition.equations):
+            assert equation.tree is not None
+            target = condition.targets[position] if position < len(condition.targets) else None
+            if target is not None and (kept := self._target(target)) is not None:
+                jet = self.names.jet(kept.field, kept.index)
+                prescribed.append((self._equation(jet - kept.tree), kept))
+            else:
+                free.append(self._equation(self.tree(equation.tree)))
+        return dataclasses.replace(
+            condition,
+            equations=(*(e for e, _ in prescribed), *free),
+            targets=tuple(t for _, t in prescribed),
+        )
+
+    def _target(self, target: Target) -> Target | None:
+        """A prescribed value that is one in labels too, else None."""
+        if any(target.index):
+            # u_x = u_X / J: zero where u_X is.
+            alone = len(self.space) == 1 and sum(target.index) == 1 and target.tree == 0
+            return target if alone else None
+        tree = self.tree(target.tree)
+        return None if self.names.jets(tree) else Target(target.field, target.index, tree)
+
+    def _at_rest(self) -> Condition:
+        time = str(self.problem.time)
+        start = self.problem.bounds[self.problem.coordinates.index(time)][0]
+        return self._zero(REST, "initial", Face(time, float(start), -1), self.displacements)
+
+    def _walls(self) -> list[Condition]:
+        found = []
+        for x, d in zip(self.space, self.displacements, strict=True):
+            if x in self.problem.periodic:
+                continue
+            for side, end in zip((-1, 1), self.problem.bounds[self._axis(x)], strict=True):
+                face = Face(x, float(end), side)
+                found.append(self._zero(f"labels on {face}", "boundary", face, [d]))
+        return found
+
+    def _zero(self, name: str, kind: Any, face: Face, fields: Sequence[str]) -> Condition:
+        zero = (0,) * len(self.problem.coordinates)
+        equations = tuple(self._equation(self._jet(field)) for field in fields)
+        targets = tuple(Target(field, zero, sympy.S.Zero) for field in fields)
+        return Condition(name, kind, (face,), equations, targets)
+
+    def _axis(self, name: str) -> int:
+        return self.problem.coordinates.index(name)
+
+
+def _free_name(problem: Problem, coordinate: str) -> str:
+    """A name for the displacement along a coordinate that nothing else has."""
+    taken = {*problem.coordinates, *problem.fields, *problem.parameters}
+    name = f"d{coordinate}"
+    while name in taken:
+        name = f"d{name}"
+    return name
+
+
+def guard_equation(form: Lagrangian, least: float) -> Equation:
+    """``max(0, 1 - J / least) = 0``: nothing while J is above its least value."""
+    excess = 1 - form.jacobian / sympy.Float(least)
+    tree = cast(sympy.Expr, sympy.Max(excess, 0))
+    return Equation(f"{to_text(tree)} = 0", form.problem.namespace, tree)
