@@ -25,7 +25,7 @@ from . import yaml_source
 from .errors import ConfigurationError
 from .overrides import Override, merged
 from .solvers import BACKENDS, any_options
-from .solvers.options import BackendOptions, SolverOptions
+from .solvers.options import BackendOptions, GaussiansOptions, SolverOptions
 from .typed import build, build_variant, nearest, option, plain
 from .yaml_source import YamlSource
 
@@ -451,7 +451,28 @@ def _check_collocation(problem: Problem, solver: SolverOptions) -> None:
             found="spectral",
             advice="write mlp",
         )
+    if isinstance(solver, GaussiansOptions):
+        _check_gaussians(problem, solver)
     _check_names(problem, solver)
+
+
+def _check_gaussians(problem: Problem, solver: GaussiansOptions) -> None:
+    """What only the problem can vouch for: coordinates, and which of them are periodic."""
+    path = ("solver", "gaussians")
+    for name in solver.gaussians.density:
+        if name not in problem.coordinates:
+            raise ConfigurationError(
+                f"the problem has no coordinate '{name}'",
+                path=(*path, "density", name),
+                advice=nearest(name, problem.coordinates),
+            )
+    if solver.gaussians.covariance == "full" and problem.periodic and solver.hard:
+        raise ConfigurationError(
+            "a Gaussian on a periodic coordinate has axes along the coordinates",
+            path=(*path, "covariance"),
+            found="full",
+            advice="write 'covariance: diagonal', or 'hard: [initial]' beside 'gaussians'",
+        )
 
 
 def _read_solver(value: Any) -> BackendOptions:

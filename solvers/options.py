@@ -127,6 +127,16 @@ class GaussianFeatures:
         8.5, "standard deviations beyond which a Gaussian is taken as zero", low=3.0, high=40.0
     )
 
+    def __post_init__(self) -> None:
+        wrong = {"covariance": self.covariance == "full", "network": self.network}
+        for key, value in (("covariance", "diagonal"), ("network", "false")):
+            if self.separable and wrong[key]:
+                raise ConfigurationError(
+                    "separable Gaussians are of one coordinate each, and their products are summed",
+                    path=(key,),
+                    advice=f"write '{key}: {value}' beside 'separable: true'",
+                )
+
 
 @dataclass(frozen=True)
 class Points:
@@ -524,10 +534,27 @@ class GaussiansOptions(SolverOptions):
     """Physics-informed Gaussians: the field is made of Gaussians that move to where it changes."""
 
     name: Literal["gaussians"] = option("gaussians", "the backend")
+    gaussians: GaussianFeatures = option(GaussianFeatures, "the Gaussians")
     network: Network = option(
         Network(width=16, depth=1), "what is on top of the features, if anything"
     )
-    gaussians: GaussianFeatures = option(GaussianFeatures, "the Gaussians")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.network.kind != "mlp":
+            raise ConfigurationError(
+                "on top of Gaussian features is a plain network",
+                path=("network", "kind"),
+                found=self.network.kind,
+                advice="write mlp",
+            )
+        if self.network.fourier:
+            raise ConfigurationError(
+                "Gaussian features take the place of Fourier features",
+                path=("network", "fourier"),
+                found=self.network.fourier,
+                advice="write 'fourier: 0'",
+            )
 
 
 @dataclass(frozen=True)
