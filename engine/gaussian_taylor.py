@@ -222,16 +222,11 @@ def channel_parts(
         stretch: derivative of each scaled coordinate by the true one.
     """
 
-    def part(index: MultiIndex) -> tuple[MultiIndex, float]:
-        return index, math.prod(s**order for s, order in zip(stretch, index, strict=True))
+    def part(weight: int, index: MultiIndex) -> tuple[MultiIndex, float]:
+        powers = (s**order for s, order in zip(stretch, index, strict=True))
+        return index, weight * math.prod(powers)
 
-    parts = [[part(index)] for index in algebra.indices]
-    if algebra.laplacian:
-        dimension = algebra.dimension
-        parts.append(
-            [part(tuple(2 * (k == axis) for k in range(dimension))) for axis in algebra.laplacian]
-        )
-    return parts
+    return [[part(*term) for term in channel] for channel in algebra.parts]
 
 
 def _factor(rates: Tensor, shears: Tensor) -> Tensor:

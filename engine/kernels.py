@@ -265,9 +265,7 @@ def pull_into(
         loops.pull(z, value, adjoint, result, factors)
 
 
-def _loops(
-    plan: Composition, rule: ScalarRule, z: Tensor, *others: Tensor
-) -> native.Loops | None:
+def _loops(plan: Composition, rule: ScalarRule, z: Tensor, *others: Tensor) -> native.Loops | None:
     """What is compiled for a composition, once for every function and precision."""
     if not native.suits(z) or not all(array.is_contiguous() for array in (z, *others)):
         return None

@@ -109,9 +109,7 @@ _told: set[str] = set()
 
 def suits(bundle: Tensor) -> bool:
     """Whether a bundle is of a kind and size that compiled loops are for."""
-    return (
-        bundle.device.type == "cpu" and bundle.dtype in C_TYPES and bundle.numel() >= WORTHWHILE
-    )
+    return bundle.device.type == "cpu" and bundle.dtype in C_TYPES and bundle.numel() >= WORTHWHILE
 
 
 def status() -> str:
@@ -137,7 +135,7 @@ class Loops:
             function.restype = None
 
     def compose(self, z: Tensor, out: Tensor, factors: Sequence[Tensor]) -> None:
-        """See `kernels.compose_into`; of a function given by arrays, ``out[0]`` is there already."""
+        """See `kernels.compose_into`; of a function given by arrays ``out[0]`` is there already."""
         self._compose(z[0].numel(), z.data_ptr(), out.data_ptr(), _addresses(factors))
 
     def pull(

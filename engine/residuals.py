@@ -18,9 +18,11 @@ by a weight matrix is the outer product of the layer's input and adjoint bundles
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import sympy
 import torch
@@ -322,7 +324,7 @@ class _Compiled:
     coordinates: tuple[str, ...]
     symbols: tuple[
         tuple[str, int, MultiIndex | None], ...
-    ]  # name, field, index; None is the Laplacian
+    ]  # name, field, index; None is the collapsed operator
     functions: tuple[Callable[[dict], Tensor], ...]
 
     def evaluate(self, bundle: Tensor, points: Tensor, parameters: Mapping[str, float]) -> Tensor:
@@ -331,7 +333,7 @@ class _Compiled:
             values[name] = points[:, axis]
         for name, position, index in self.symbols:
             if index is None:
-                values[name] = 2 * bundle[-1, :, position]
+                values[name] = self.algebra.collapsed(bundle)[:, position]
             else:
                 values[name] = self.algebra.derivative(bundle, index)[:, position]
         columns = [
@@ -355,17 +357,15 @@ def _compile(term: Term, namespace: Namespace, *, collapse: bool) -> _Compiled:
         for name, indices in equation.derivatives.items():
             for index in indices:
                 jets[str(namespace.jet(name, index))] = (name, index)
-    axes: tuple[int, ...] = ()
-    collapsed: list[tuple[str, str, None]] = []
+    found = _Collapse("", (), trees, (), ())
     if collapse and all(tree is not None for tree in trees):
-        axes, trees, gone, collapsed = _collapse(
-            [t for t in trees if t is not None], jets, namespace
-        )
-        for name in gone:
-            del jets[name]
-    algebra = algebra_for([index for _, index in jets.values()], dimension, axes)
+        found = _collapse([t for t in trees if t is not None], jets, namespace)
+    for name in found.gone:
+        del jets[name]
+    kind: dict[str, tuple[int, ...]] = {found.operator: found.axes} if found.axes else {}
+    algebra = algebra_for([index for _, index in jets.values()], dimension, **kind)
     functions: list[Callable[[dict], Tensor]] = []
-    for equation, tree in zip(term.equations, trees, strict=True):
+    for equation, tree in zip(term.equations, found.trees, strict=True):
         if tree is not None:
             functions.append(lambda values, tree=tree: evaluate(tree, values, TORCH))
         else:
@@ -374,54 +374,85 @@ def _compile(term: Term, namespace: Namespace, *, collapse: bool) -> _Compiled:
     return _Compiled(
         algebra,
         namespace.coordinates,
-        (*symbols, *((n, position[f], None) for n, f, _ in collapsed)),  # type: ignore[misc]
+        (*symbols, *((name, position[f], None) for name, f in found.symbols)),
         tuple(functions),
     )
 
 
+class _Collapse(NamedTuple):
+    """What became of the equations: trees with a symbol for the operator of every field.
+
+    Attributes:
+        operator: ``laplacian`` or ``biharmonic``, as `algebra_for` calls it.
+        axes: of the operator; empty where nothing was collapsed.
+        trees: the equations.
+        gone: names of the jets that went.
+        symbols: (name, field) of each new symbol.
+    """
+
+    operator: str
+    axes: tuple[int, ...]
+    trees: Sequence[sympy.Expr | None]
+    gone: Sequence[str]
+    symbols: Sequence[tuple[str, str]]
+
+
 def _collapse(
     trees: list[sympy.Expr], jets: Mapping[str, tuple[str, MultiIndex]], namespace: Namespace
-):
-    """Replace second derivatives that enter every equation only through one sum by that sum.
+) -> _Collapse:
+    """Replace derivatives that enter every equation only through one sum by that sum.
 
-    A set of axes is collapsed when, for every field that has second derivatives at all, the pure
-    second derivatives along these
-    axes enter linearly with one common coefficient and no higher derivative needs them on the way.
-
-    Returns:
-        axes, new trees, names of the jets that went, and (symbol name, field) of each new
-        Laplacian.
+    That is done in two or more coordinates of space, when every field that has pure derivatives of
+    the operator's order at all has them along the same axes, the terms of the operator enter
+    linearly with one common coefficient, and no other derivative needs them on the way.
     """
     dimension = len(namespace.coordinates)
-    doubles = [tuple(2 * (i == axis) for i in range(dimension)) for axis in range(dimension)]
+    nothing = _Collapse("", (), trees, (), ())
+    order = max((sum(index) for _, index in jets.values()), default=0)
+    if order not in (2, 4):
+        return nothing
+    space = [axis for axis in range(dimension) if namespace.coordinates[axis] != namespace.time]
     by_field: dict[str, set[int]] = {}
     for name, index in jets.values():
-        if index in doubles:
-            by_field.setdefault(name, set()).add(doubles.index(index))
-    nothing = ((), trees, [], [])
-    if not by_field or max(sum(index) for _, index in jets.values()) > 2:
+        for axis in space:
+            if index == tuple(order * (i == axis) for i in range(dimension)):
+                by_field.setdefault(name, set()).add(axis)
+    axes = tuple(sorted(next(iter(by_field.values()), ())))
+    if len(axes) < 2 or any(found != set(axes) for found in by_field.values()):
         return nothing
-    axes = next(iter(by_field.values()))
-    space = {axis for axis in axes if namespace.coordinates[axis] != namespace.time}
-    if len(space) < 2 or any({a for a in s if a in space} != space for s in by_field.values()):
+    weights: dict[MultiIndex, int] = {}
+    for pair in itertools.combinations_with_replacement(axes, 2):
+        if order == 4:
+            index = tuple(2 * pair.count(axis) for axis in range(dimension))
+            weights[index] = 1 if pair[0] == pair[1] else 2
+        elif pair[0] == pair[1]:
+            weights[tuple(pair.count(axis) for axis in range(dimension))] = 1
+    others = [index for _, index in jets.values() if index not in weights]
+    if order == 4 and any(sum(index[axis] for axis in axes) > 2 for index in others):
         return nothing
+    operator = "biharmonic" if order == 4 else "laplacian"
     gone: list[str] = []
-    laplacians: list[tuple[str, str, None]] = []
+    new: list[tuple[str, str]] = []
     for name in by_field:
-        symbols = [namespace.jet(name, doubles[axis]) for axis in sorted(space)]
-        new = sympy.Symbol(f"laplacian_of_{name}", real=True)
+        symbols = {namespace.jet(name, index): weight for index, weight in weights.items()}
+        if not {str(symbol) for symbol in symbols} <= set(jets):
+            return nothing
+        sum_of_them = sympy.Symbol(f"{operator}_of_{name}", real=True)
         for position, tree in enumerate(trees):
-            coefficients = {sympy.diff(tree, symbol) for symbol in symbols}
+            coefficients = {sympy.diff(tree, s) / weight for s, weight in symbols.items()}
             coefficient = coefficients.pop()
             if coefficients or coefficient.free_symbols & set(symbols):
                 return nothing
             if coefficient != 0:
-                trees = list(trees)
-                rest = tree.subs({symbol: 0 for symbol in symbols})
-                trees[position] = rest + coefficient * new
+                rest = tree.subs(dict.fromkeys(symbols, 0))
+                trees = [
+                    *trees[:position],
+                    rest + coefficient * sum_of_them,
+                    *trees[position + 1 :],
+                ]
         gone += [str(symbol) for symbol in symbols]
-        laplacians.append((str(new), name, None))
-    return tuple(sorted(space)), trees, gone, laplacians
+        new.append((str(sum_of_them), name))
+    return _Collapse(operator, axes, trees, gone, new)
 
 
 def interior_term(problem: Problem) -> Term:

@@ -39,14 +39,7 @@ class SymbolicField(Field):
 
     def jet(self, points: Tensor, algebra: JetAlgebra, context: Context | None = None) -> Tensor:
         """See `Field.jet`."""
-        rows = [self._coefficient(points, index) for index in algebra.indices]
-        if algebra.laplacian:
-            doubles = [
-                tuple(2 * (axis == other) for other in range(points.shape[1]))
-                for axis in algebra.laplacian
-            ]
-            rows.append(torch.stack([self._coefficient(points, index) for index in doubles]).sum(0))
-        return torch.stack(rows)
+        return algebra.assemble(lambda index: self._coefficient(points, index))
 
     def _coefficient(self, points: Tensor, index: MultiIndex) -> Tensor:
         values = {name: points[:, axis] for axis, name in enumerate(self.coordinates)}
@@ -96,9 +89,7 @@ class Reflection(Field):
         """See `Field.jet`; the field is evaluated at the points and their images in one batch."""
         image = points.clone()
         image[:, self.axis] = 2 * self.midpoint - image[:, self.axis]
-        signs = [(-1.0) ** index[self.axis] for index in algebra.indices]
-        if algebra.laplacian:
-            signs.append(1.0)
+        signs = [(-1.0) ** channel[0][1][self.axis] for channel in algebra.parts]
         sign = torch.tensor(signs, dtype=points.dtype, device=points.device)[:, None, None]
         sign = sign * self.parities.to(points.dtype)
         if context is not None and context.background is not None:
@@ -137,8 +128,7 @@ class Handover(Field):
     def jet(self, points: Tensor, algebra: JetAlgebra, context: Context | None = None) -> Tensor:
         """See `Field.jet`."""
         axis, dimension = self.axis, points.shape[1]
-        doubles = [tuple(2 * (i == other) for other in range(dimension)) for i in algebra.laplacian]
-        wanted = {self._at(index, 0) for index in (*algebra.indices, *doubles)}
+        wanted = {self._at(index, 0) for channel in algebra.parts for _, index in channel}
         terms = max(self.orders)
         source = algebra_for(
             [self._at(index, m) for index in wanted for m in range(terms)], dimension
@@ -162,10 +152,7 @@ class Handover(Field):
                 total = total + math.comb(m, j) * elapsed ** (m - j) * part * use[m]
             return total
 
-        rows = [coefficient(index) for index in algebra.indices]
-        if doubles:
-            rows.append(torch.stack([coefficient(index) for index in doubles]).sum(0))
-        return torch.stack(rows)
+        return algebra.assemble(coefficient)
 
     def _at(self, index: MultiIndex, order: int) -> MultiIndex:
         return tuple(order if i == self.axis else n for i, n in enumerate(index))

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from ..kernels import affine, outer_products
 from ..stack import Pass
-from ..taylor import JetAlgebra, value_algebra
-
+from ..taylor import JetAlgebra, MultiIndex, value_algebra
 
 Claim = Callable[[nn.Parameter], Tensor | None]
 """Columns of a Jacobian that belong to a parameter, shape (points, parameter size), for the caller
@@ -236,8 +235,7 @@ class NestedField(Field):
     """Any point-wise torch module as a field, its derivatives by nested automatic differentiation.
 
     The fallback for networks without Taylor rules, and the oracle the rules are tested against.
-    Works in
-    algebras without collapsed channels of any order; cost grows exponentially with the order.
+    Works in algebras of any order; cost grows exponentially with it.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -252,31 +250,23 @@ class NestedField(Field):
             points = points.detach().requires_grad_()
             value = self.module(points)
             known = {algebra.indices[0]: value}
-            rows = [value]
-            for index in algebra.indices[1:]:
-                axis = next(i for i, order in enumerate(index) if order)
-                lower = tuple(order - (i == axis) for i, order in enumerate(index))
+
+            def slope(lower: MultiIndex, axis: int) -> Tensor:
                 columns = [
                     torch.autograd.grad(
                         known[lower][:, c].sum(), points, create_graph=True, materialize_grads=True
                     )[0][:, axis]
                     for c in range(value.shape[1])
                 ]
-                known[index] = torch.stack(columns, dim=1)
-                rows.append(known[index] / math.prod(math.factorial(order) for order in index))
-            if algebra.laplacian:
-                total = torch.zeros_like(value)
-                for axis in algebra.laplacian:
-                    unit = tuple(int(axis == i) for i in range(points.shape[1]))
-                    columns = [
-                        torch.autograd.grad(
-                            known[unit][:, c].sum(),
-                            points,
-                            create_graph=True,
-                            materialize_grads=True,
-                        )[0][:, axis]
-                        for c in range(value.shape[1])
-                    ]
-                    total = total + torch.stack(columns, dim=1) / 2
-                rows.append(total)
-        return torch.stack(rows)
+                return torch.stack(columns, dim=1)
+
+            def coefficient(index: MultiIndex) -> Tensor:
+                for axis, order in enumerate(index):
+                    for reached in range(1, order + 1):
+                        place = (*index[:axis], reached, *(0 for _ in index[axis + 1 :]))
+                        if place not in known:
+                            lower = (*index[:axis], reached - 1, *(0 for _ in index[axis + 1 :]))
+                            known[place] = slope(lower, axis)
+                return known[index] / math.prod(math.factorial(order) for order in index)
+
+            return algebra.assemble(coefficient)

@@ -88,10 +88,7 @@ class Propagated(Field):
         """See `Field.jet`."""
         coefficients = self.coefficients.to(points.dtype)
         used = _last_nonzero(coefficients) + 1
-        doubles = [
-            tuple(2 * (i == axis) for i in range(points.shape[1])) for axis in algebra.laplacian
-        ]
-        wanted = [*algebra.indices, *doubles]
+        wanted = sorted({index for channel in algebra.parts for _, index in channel})
         numbers = self.wave * torch.arange(used, dtype=points.dtype, device=points.device)
         elapsed = (points[:, self.time_axis] - self.time)[:, None]
         place = (points[:, self.axis] - self.low)[:, None] * numbers
@@ -110,10 +107,7 @@ class Propagated(Field):
                 (size * torch.cos(phase)) @ table.real - (size * torch.sin(phase)) @ table.imag
             )
         values = torch.stack(columns, dim=2).permute(1, 0, 2)
-        if not doubles:
-            return values
-        count = len(algebra.indices)
-        return torch.cat([values[:count], values[count:].sum(0, keepdim=True)])
+        return algebra.assemble(lambda index: values[wanted.index(index)])
 
     def _factor(self, index: MultiIndex, numbers: Tensor, rate: Tensor) -> Tensor:
         """Taylor coefficient of one mode: ``(i k)^a lambda^b / (a! b!)``; other axes give zero."""

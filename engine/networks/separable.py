@@ -44,8 +44,7 @@ class Separable(Field):
         along = []
         for axis, factor in enumerate(self.factors):
             assert isinstance(factor, GaussianFeatures)
-            most = max(index[axis] for index in algebra.indices)
-            most = max(most, 2) if axis in algebra.laplacian else most
+            most = max(index[axis] for channel in algebra.parts for _, index in channel)
             line = algebra_for([(most,)], 1)
             along.append(factor.jet(points[:, axis : axis + 1], line, context))
 
@@ -55,15 +54,7 @@ class Separable(Field):
                 total = total * function[order]
             return total
 
-        rows = [product(index) for index in algebra.indices]
-        if algebra.laplacian:
-            dimension = algebra.dimension
-            doubles = [
-                product(tuple(2 * (k == axis) for k in range(dimension)))
-                for axis in algebra.laplacian
-            ]
-            rows.append(torch.stack(doubles).sum(0))
-        return self.readout(torch.stack(rows), context)
+        return self.readout(algebra.assemble(product), context)
 
     def linear_parameters(self) -> list[nn.Parameter]:
         """The parameters that the values are affine in, factors given."""

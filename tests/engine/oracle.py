@@ -51,7 +51,7 @@ def disagreement(
     with torch.no_grad():
         fast = field.jet(points, algebra)
     slow = nested(field, points, algebra) if slow is None else slow
-    order = [sum(index) for index in algebra.indices] + [2] * bool(algebra.laplacian)
+    order = [sum(channel[0][1]) for channel in algebra.parts]
     size = slow.abs().amax(dim=(1, 2))
     largest = [max(float(s) for s, o in zip(size, order, strict=True) if o == p) for p in order]
     return [

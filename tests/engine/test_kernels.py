@@ -21,6 +21,7 @@ ALGEBRAS = {
     "fourth order": algebra_for([(4, 0), (0, 1)], 2),
     "mixed": algebra_for([(2, 2), (1, 1)], 2),
     "collapsed": algebra_for([], 3, laplacian=(0, 1, 2)),
+    "collapsed bilaplacian": algebra_for([(0, 0, 1)], 3, biharmonic=(0, 1)),
     "collapsed and mixed": algebra_for([(1, 1)], 2, laplacian=(0, 1)),
 }
 

@@ -6,10 +6,13 @@ import torch
 
 from residua.config import make_case
 from residua.engine.networks.ansatz import SymbolicField
+from residua.engine.networks.embedding import Embedding
+from residua.engine.networks.mlp import Mlp
 from residua.engine.optimizers.gauss_newton import GaussNewton
 from residua.engine.residuals import PointSet, ResidualEngine, interior_term
 from residua.problems import registry
 from residua.problems.equation import parse
+from residua.problems.problem import Problem
 from residua.solvers.causal import Causal
 from residua.solvers.pinn import Pinn
 
@@ -91,6 +94,53 @@ def test_laplacians_are_collapsed_and_give_the_same_residual():
     one = member.engine.residuals(member.batch)["interior"]
     other = plain.residuals(member.batch)["interior"]
     assert torch.allclose(one, other, rtol=1e-12, atol=1e-12)
+
+
+def plate(equation):
+    """A network and the interior term of an equation in the plane and time."""
+    problem = Problem.from_mapping(
+        {
+            "coordinates": {"x": [0, 1], "y": [0, 2], "t": [0, 1]},
+            "fields": ["u"],
+            "equations": [equation],
+            "conditions": [
+                {"where": "t = 0", "u": 0} | ({"u_t": 0} if "u_tt" in equation else {}),
+                {"periodic": "x"},
+                {"periodic": "y"},
+            ],
+            "reference": "none",
+        }
+    )
+    generator = torch.Generator().manual_seed(0)
+    embedding = Embedding(problem.bounds, periodic={}, generator=generator)
+    field = Mlp(embedding, 1, width=8, depth=2, generator=generator).double()
+    return problem, field, [interior_term(problem)]
+
+
+@pytest.mark.parametrize(
+    ("equation", "operator"),
+    [
+        ("u_tt + u_xxxx + 2*u_xxyy + u_yyyy + u*lap(u) + u_xy*u_t = x", "biharmonic"),
+        ("u_t + u*(u_xxxx + 2*u_xxyy + u_yyyy)/3 = 0", "biharmonic"),
+        ("u_tt + u_xxxx + u_xxyy + u_yyyy = 0", ""),  # not the bilaplacian
+        ("u_tt + u_xxxx + 2*u_xxyy + u_yyyy + u_xxx = 0", ""),  # a third derivative on the way
+        ("u_t + u_xxxx + 2*u_xxyy + u_yyyy + u_xxxx^2 = 0", ""),
+        ("u_tt = u*lap(u) + u_x", "laplacian"),
+        ("u_tt = u_xx + 2*u_yy", ""),
+    ],
+)
+def test_what_is_collapsed_gives_the_same_residual(equation, operator):
+    problem, field, terms = plate(equation)
+    engine = ResidualEngine(problem, field, terms)
+    plain = ResidualEngine(problem, field, terms, collapse=False)
+    algebra = engine.algebra("interior")
+    axes = {"biharmonic": algebra.biharmonic, "laplacian": algebra.laplacian}
+    assert {name for name, found in axes.items() if found == (0, 1)} == ({operator} - {""})
+    assert (algebra.channels < plain.algebra("interior").channels) == bool(operator)
+    points = torch.rand(20, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    batch = {"interior": PointSet(points, torch.full((20,), 1 / 20, dtype=torch.float64))}
+    one, other = (e.residuals(batch)["interior"].detach() for e in (engine, plain))
+    assert torch.allclose(one, other, rtol=1e-11, atol=1e-11 * float(other.abs().max()))
 
 
 @pytest.mark.parametrize("name", ["burgers", "wave", "allen_cahn", "poisson_2d", "klein_gordon"])
