@@ -1,0 +1,86 @@
+"""Data of order one inside, the user's units outside: part of the model, saved with it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DataError
+
+__all__ = ["Normalised", "Scale"]
+
+
+class Scale(nn.Module):
+    """Mean and standard deviation of each channel.
+
+    Args:
+        channels: of the fields.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("deviation", torch.ones(channels))
+
+    def measure(self, fields: Tensor) -> None:
+        """Take both from training data, shape (samples, channels, *n).
+
+        In two passes and in double precision: the difference of mean square and squared mean would
+        lose all digits of a field that hardly varies.
+
+        Raises:
+            DataError: a channel is not finite.
+        """
+        axes = [axis for axis in range(fields.ndim) if axis != 1]
+        mean = fields.double().mean(axes)
+        deviation = (fields.double() - _along(mean, fields.ndim)).square().mean(axes).sqrt()
+        if not bool((mean.isfinite() & deviation.isfinite()).all()):
+            raise DataError("the training data hold a number that is not finite")
+        self.mean.copy_(mean)
+        # A constant channel stays at zero.
+        size = torch.maximum(mean.abs(), torch.ones_like(mean))
+        self.deviation.copy_(torch.where(deviation > 1e-12 * size, deviation, 1.0))
+
+    def inward(self, fields: Tensor) -> Tensor:
+        """The user's units to order one; shape (batch, channels, *n)."""
+        return (fields - _along(self.mean, fields.ndim)) / _along(self.deviation, fields.ndim)
+
+    def outward(self, fields: Tensor) -> Tensor:
+        """Back."""
+        return fields * _along(self.deviation, fields.ndim) + _along(self.mean, fields.ndim)
+
+
+class Normalised(nn.Module):
+    """A network between fields in the user's units.
+
+    Args:
+        network: between fields of order one.
+        inputs: channels.
+        outputs: channels.
+        residual: the network gives the change of the data, for steps in time: ``u + N(u)``.
+    """
+
+    def __init__(
+        self, network: nn.Module, inputs: int, outputs: int, *, residual: bool = False
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.inputs, self.outputs = Scale(inputs), Scale(outputs)
+        self.residual = residual
+
+    def measure(self, inputs: Tensor, outputs: Tensor) -> None:
+        """Take the scales from training data, shapes (samples, channels, *n)."""
+        self.inputs.measure(inputs)
+        self.outputs.measure(outputs - inputs if self.residual else outputs)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Shape (batch, inputs, *n) -> (batch, outputs, *n)."""
+        found = self.outputs.outward(self.network(self.inputs.inward(inputs)))
+        return inputs + found if self.residual else found
+
+
+def _along(values: Tensor, dimensions: int) -> Tensor:
+    """Of shape (channels, 1, ...), to broadcast over (batch, channels, *n)."""
+    return values[(slice(None), *[None] * (dimensions - 2))]
