@@ -1,11 +1,13 @@
 """Functions given by data, on tensors: the same tables as on arrays, see `problems.given`.
 
 Arithmetic is in float64 whatever the precision of the network: a series of hundreds of modes has no
-digits to spare. Values can be differentiated by their argument.
+digits to spare. Values can be differentiated by their arguments.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -13,37 +15,41 @@ from torch import Tensor
 
 from ..problems.given import Given, Series, Spline
 from ..problems.given.series import BLOCK
+from ..problems.given.spline import DEGREE
 
 __all__ = ["given"]
 
 _POINTS = 1 << 14  # evaluated at once
 
 
-def given(function: Given, order: int, argument: Tensor) -> Tensor:
-    """Values of a derivative of a function given by data.
+def given(function: Given, orders: Sequence[int], *arguments: Tensor | float) -> Tensor:
+    """Values of a partial derivative of a function given by data.
 
     Args:
         function: the function.
-        order: of the derivative.
-        argument: of any shape and precision.
+        orders: of the derivative, by argument.
+        arguments: tensors that broadcast, or numbers; at least one is a tensor.
 
     Returns:
-        A tensor of the same shape, precision and device; not a number outside the samples.
+        A tensor of their shape and of the precision and device of the first; not a number outside
+        the samples.
     """
-    points = argument.double().reshape(-1).contiguous()
-    if isinstance(function, Series):
-        table = _table(function, order, points.device)
-        parts = [_series(function, table, part) for part in points.split(_POINTS)]
-        values = torch.cat(parts)
-    elif isinstance(function, Spline):
-        values = _spline(function, order, points)
-    else:
+    like = next(a for a in arguments if isinstance(a, Tensor))
+    tensors = [torch.as_tensor(a, dtype=torch.float64, device=like.device) for a in arguments]
+    tensors = torch.broadcast_tensors(*tensors)
+    columns = [tensor.reshape(-1).contiguous() for tensor in tensors]
+    rule = _series if isinstance(function, Series) else _spline
+    if not isinstance(function, Series | Spline):
         raise TypeError(f"no rule evaluates a {type(function).__name__} on tensors")
-    return values.reshape(argument.shape).to(argument.dtype)
+    parts = zip(*(column.split(_POINTS) for column in columns), strict=True)
+    values = torch.cat([rule(function, tuple(orders), part) for part in parts])  # type: ignore[arg-type]
+    return values.reshape(tensors[0].shape).to(like.dtype)
 
 
-def _series(function: Series, table: Tensor, points: Tensor) -> Tensor:
+def _series(function: Series, orders: tuple[int, ...], columns: Sequence[Tensor]) -> Tensor:
     """Horner's rule in the BLOCK-th power of exp(i angle), see `Series`."""
+    (points,) = columns
+    table = _coefficients(function, orders[0], points.device)
     turns = (points - function.low) / (function.high - function.low)
     angle = 2 * torch.pi * (turns - torch.floor(turns))
     powers = torch.arange(BLOCK, dtype=torch.float64, device=points.device)
@@ -55,36 +61,59 @@ def _series(function: Series, table: Tensor, points: Tensor) -> Tensor:
     return total.real
 
 
-def _spline(function: Spline, order: int, points: Tensor) -> Tensor:
-    if order > function.smoothness:
-        return torch.full_like(points, torch.nan)
-    if not function.straight:
-        low, high = function.reach
-        outside = (points < low) | (points > high)
-        return torch.where(outside, torch.nan, _inside(function, order, points))
-    nearest = points.clamp(*function.ends)
-    values = _inside(function, order, nearest)
+def _spline(function: Spline, orders: tuple[int, ...], columns: Sequence[Tensor]) -> Tensor:
+    if max(orders) > function.smoothness:
+        return torch.full_like(columns[0], torch.nan)
+    if function.straight:
+        return _with_lines(function, orders[0], columns[0])
+    values = _inside(function, orders, columns)
+    for axis, column in zip(function.axes, columns, strict=True):
+        low, high = axis.reach
+        values = torch.where((column < low) | (column > high), torch.nan, values)
+    return values
+
+
+def _with_lines(function: Spline, order: int, points: Tensor) -> Tensor:
+    nearest = points.clamp(*function.axes[0].ends)
+    values = _inside(function, (order,), [nearest])
     if order > 1:
         return torch.where(points == nearest, values, 0.0)
-    return values if order else values + (points - nearest) * _inside(function, 1, nearest)
+    return values if order else values + (points - nearest) * _inside(function, (1,), [nearest])
 
 
-def _inside(function: Spline, order: int, points: Tensor) -> Tensor:
-    table = _table(function, order, points.device)
-    breaks = _breaks(function, points.device)
-    cell = (torch.searchsorted(breaks, points.detach(), right=True) - 1).clamp(min=0)
-    place = points - breaks[cell]
-    total = table[-1, cell]
-    for row in table[:-1].flip(0):
-        total = total * place + row[cell]
+def _inside(function: Spline, orders: Sequence[int], columns: Sequence[Tensor]) -> Tensor:
+    found = [
+        _weights(function, number, order, column)
+        for number, (order, column) in enumerate(zip(orders, columns, strict=True))
+    ]
+    coefficients = _coefficients(function, 0, columns[0].device)
+    total = torch.zeros_like(columns[0])
+    for steps in itertools.product(range(DEGREE + 1), repeat=function.arity):
+        product = coefficients[tuple(cell + k for (cell, _), k in zip(found, steps, strict=True))]
+        for (_, weights), k in zip(found, steps, strict=True):
+            product = product * weights[:, k]
+        total = total + product
     return total
 
 
-@lru_cache(maxsize=64)
-def _table(function: Series | Spline, order: int, device: torch.device) -> Tensor:
-    return torch.tensor(function.table(order), device=device)
+def _weights(function: Spline, number: int, order: int, points: Tensor) -> tuple[Tensor, Tensor]:
+    """See `Axis.weights`."""
+    breaks, table = _axis(function, number, order, points.device)
+    cell = (torch.searchsorted(breaks, points.detach(), right=True) - 1).clamp(min=0)
+    place = (points - breaks[cell])[:, None]
+    total = table[-1, cell]
+    for row in table[:-1].flip(0):
+        total = total * place + row[cell]
+    return cell, total
 
 
 @lru_cache(maxsize=64)
-def _breaks(function: Spline, device: torch.device) -> Tensor:
-    return torch.tensor(function.breaks, device=device)
+def _coefficients(function: Series | Spline, order: int, device: torch.device) -> Tensor:
+    table = function.table(order) if isinstance(function, Series) else function.coefficients
+    return torch.tensor(table, device=device)
+
+
+@lru_cache(maxsize=64)
+def _axis(function: Spline, number: int, order: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    axis = function.axes[number]
+    return torch.tensor(axis.breaks, device=device), torch.tensor(axis.table(order), device=device)

@@ -74,7 +74,7 @@ class Variables:
             return self._functions[name]
         given = self._namespace.function(name)
         if given is not None:
-            return partial(self._functions[GIVEN], given, 0)
+            return partial(self._functions[GIVEN], given, (0,) * given.arity)
         symbol = self._namespace.symbol(name)
         if symbol is None:
             raise ConfigurationError(
@@ -196,7 +196,9 @@ def _trace_tree(function: Callable[[Any], Any], namespace: Namespace) -> sympy.E
     functions["where"] = lambda test, yes, no: sympy.Piecewise(
         (yes, test), (no, True), evaluate=False
     )
-    functions[GIVEN] = lambda given, order, x: GivenCall.of(given, _as_tree(x), order)
+    functions[GIVEN] = lambda given, orders, *arguments: GivenCall.of(
+        given, [_as_tree(a) for a in arguments], orders
+    )
     try:
         tree = _as_tree(function(Variables(namespace, _Recorder(namespace.symbol), functions)))
     except ConfigurationError:
@@ -241,7 +243,8 @@ def _trace_tensors(
     values = _Recorder(sample)
     functions = {n: getattr(torch, n) for n in FUNCTIONS if hasattr(torch, n)}
     functions |= {"min": torch.minimum, "max": torch.maximum, "sech": lambda a: 1 / torch.cosh(a)}
-    functions[GIVEN] = lambda given, order, x: torch.sin(x)  # only names are recorded
+    # Only names are recorded.
+    functions[GIVEN] = lambda given, orders, *arguments: torch.sin(sum(arguments, torch.zeros(())))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -300,7 +303,7 @@ class _Printer(StrPrinter):
     _print_Abs = _print_Max = _print_Min = _print_Function
 
     def _print_GivenCall(self, expr: GivenCall) -> str:
-        return expr.text(self._print(expr.argument))
+        return expr.text([self._print(argument) for argument in expr.arguments])
 
     def _print_Piecewise(self, expr: sympy.Piecewise) -> str:
         pairs: list[Any] = list(expr.args)

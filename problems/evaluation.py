@@ -42,7 +42,7 @@ NUMPY: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "min": np.minimum,
         "max": np.maximum,
         "where": np.where,
-        GIVEN: lambda given, order, x: given(x, order),
+        GIVEN: lambda given, orders, *arguments: given.at(arguments, orders),
     }
 )
 
@@ -143,9 +143,9 @@ def evaluate(
         elif kind == "compare":
             value = payload(*args)
         elif kind == "given":
-            given, order = payload
-            plain = isinstance(args[0], (int, float))
-            value = float(given(*args, order)) if plain else functions[GIVEN](given, order, *args)
+            given, orders = payload
+            plain = all(isinstance(a, (int, float)) for a in args)
+            value = float(given.at(args, orders)) if plain else functions[GIVEN](*payload, *args)
         else:
             plain = all(isinstance(a, (int, float)) for a in args)
             table = (
@@ -203,7 +203,7 @@ class _Flattener:
         if isinstance(node, sympy.Piecewise):
             return self._branches(node.args)
         if isinstance(node, GivenCall):
-            return "given", (node.given, node.order), (self.visit(node.argument),)
+            return "given", (node.given, node.orders), tuple(map(self.visit, node.arguments))
         if type(node) in _RELATIONS:
             return "compare", _RELATIONS[type(node)], (self.visit(node.lhs), self.visit(node.rhs))
         if type(node) in NAMES:

@@ -294,8 +294,8 @@ class _Builder:
                 message = f"'{symbol}' is a derivative of order {sum(index)}"
                 raise Refused(message, f"use at most {MAX_DERIVATIVE}")
         for call in tree.atoms(GivenCall):
-            if call.order > call.given.smoothness:
-                message = f"a derivative of order {call.order} of {call.given.name}"
+            if max(call.orders) > call.given.smoothness:
+                message = f"a derivative of order {max(call.orders)} of {call.given.name}"
                 limit = f"{call.given.smoothness}, to which it is smooth"
                 raise Refused(message, f"use at most {limit}")
 
@@ -308,12 +308,12 @@ class _Builder:
             self._unknown_function(name)
         if node.keywords or any(isinstance(a, ast.Starred) for a in node.args):
             raise Refused(f"{name}(...) takes plain arguments", "write them one after another")
-        low, high = (1, 2) if given is not None else _ARITY.get(name, (1, 1))
+        if given is not None:
+            return self._given(given, node, depth)
+        low, high = _ARITY.get(name, (1, 1))
         if not low <= len(node.args) <= high:
             wanted = f"{low}" if low == high else f"{low} to {high}"
             raise Refused(f"{name}(...) has {len(node.args)} arguments", f"write {wanted}")
-        if given is not None:
-            return self._given(given, node, depth)
         if name == "where":
             return self._where(node, depth)
         if name == "d":
@@ -326,22 +326,30 @@ class _Builder:
         return elementary(name, [self._scalar(a, depth + 1) for a in node.args])
 
     def _given(self, given: Given, node: ast.Call, depth: int) -> sympy.Expr:
-        """A function given by data, u0(x); u0(x, 2) is its second derivative."""
-        argument = self._scalar(node.args[0], depth + 1)
-        order = 0
-        if len(node.args) > 1:
-            value = node.args[1].value if isinstance(node.args[1], ast.Constant) else None
-            if isinstance(value, bool) or not isinstance(value, int):
-                message = f"the second argument of {given.name}(...) is the order of a derivative"
-                raise Refused(message, f"write {given.name}(x, 2) for the second derivative")
-            order = value
-        call = GivenCall.of(given, argument, order)
+        """A function given by data, as u0(x); u0(x, 2) is its second derivative."""
+        name, n = given.name, given.arity
+        if len(node.args) not in (n, 2 * n):
+            shown = ", ".join(["x", "y", "z"][:n])
+            orders = ", ".join(["2", *["0"] * (n - 1)])
+            advice = f"write {name}({shown}), or {name}({shown}, {orders}) for a derivative"
+            raise Refused(f"{name}(...) has {len(node.args)} arguments", advice)
+        arguments = [self._scalar(a, depth + 1) for a in node.args[:n]]
+        call = GivenCall.of(given, arguments, [self._order(name, a) for a in node.args[n:]])
         self._check_order(call)
         if call is sympy.nan and given.bounds is not None:
-            low, high = given.bounds
-            message = f"{given.name} is sampled from {low:.12g} to {high:.12g}"
-            raise Refused(f"{message} and asked for at {argument}", "stay in this range")
+            ranges = " and ".join(f"from {low:.12g} to {high:.12g}" for low, high in given.bounds)
+            message = (
+                f"{name} is sampled {ranges} and asked for at {', '.join(map(str, arguments))}"
+            )
+            raise Refused(message, "stay in this range")
         return call
+
+    def _order(self, name: str, node: ast.expr) -> int:
+        value = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(value, bool) or not isinstance(value, int):
+            message = f"behind its arguments {name}(...) takes orders of a derivative"
+            raise Refused(message, f"write whole numbers, as in {name}(x, 2)")
+        return value
 
     def _unknown_function(self, name: str) -> NoReturn:
         if self.namespace.symbol(name) is not None or name in CONSTANTS:

@@ -113,6 +113,8 @@ def test_functions_are_read_and_used_as_shown(folder):
     Path("modes.csv").write_text("k,cosine,sine\n1,0,1\n")
     Path("law.csv").write_text("\n".join(f"{v},{v * v}" for v in x))
     Path("profile.csv").write_text("x,value\n" + "\n".join(f"{v},{1 + v}" for v in x))
+    grid = [f"{a},{b},{a + b}" for a in x for b in x]
+    Path("grid.csv").write_text("x,t,f\n" + "\n".join(grid))
     np.save("wave.npy", np.sin(2 * np.pi * x[:-1]))
     with h5py.File("speed.h5", "w") as file:
         file["run/time"], file["run/speed"] = x, x**2
@@ -128,7 +130,7 @@ def test_functions_are_read_and_used_as_shown(folder):
         }
     ).namespace
     assert parse(used[3], names).has(*parse(used[4], names).free_symbols)
-    assert {given.name for given in names.functions} == {"u0", "p", "q", "r", "k"}
+    assert {given.name for given in names.functions} == {"u0", "p", "q", "r", "k", "f"}
 
 
 @pytest.mark.parametrize("line", COMMANDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import sympy
@@ -31,27 +32,28 @@ class _Table(sympy.Atom):
 
 
 class GivenCall(sympy.Function):
-    """The derivative of an order of a given function, at an argument.
+    """A partial derivative of a given function, at its arguments.
 
-    Made by `of`. SymPy sees three arguments: the function, the order and the argument.
+    Made by `of`. To SymPy its arguments are the function, then the orders, then the arguments.
     """
 
     is_commutative = True
     is_real = True
-    nargs = 3
 
     @classmethod
-    def of(cls, given: Given, argument: Any, order: int = 0) -> sympy.Expr:
-        """The node, or the number where the argument is one."""
-        return cast(sympy.Expr, cls(_Table(given), sympy.Integer(order), argument))
+    def of(cls, given: Given, arguments: Sequence[Any], orders: Sequence[int] = ()) -> sympy.Expr:
+        """The node, or the number where all arguments are numbers."""
+        orders = orders or (0,) * given.arity
+        return cast(sympy.Expr, cls(_Table(given), *map(sympy.Integer, orders), *arguments))
 
     @classmethod
     def eval(cls, *args: Any) -> Any:
-        """The value at a number; None leaves the node as it is."""
-        table, order, argument = args
-        if not argument.is_number:
+        """The value at numbers; None leaves the node as it is."""
+        given = args[0].given
+        orders, arguments = args[1 : 1 + given.arity], args[1 + given.arity :]
+        if not all(argument.is_number for argument in arguments):
             return None
-        value = float(table.given(float(argument), int(order)))
+        value = float(given.at([float(a) for a in arguments], [int(m) for m in orders]))
         return sympy.Float(value) if value == value else sympy.nan
 
     @property
@@ -60,42 +62,51 @@ class GivenCall(sympy.Function):
         return cast(_Table, self.args[0]).given
 
     @property
-    def order(self) -> int:
-        """Order of the derivative."""
-        return int(cast(Any, self.args[1]))
+    def orders(self) -> tuple[int, ...]:
+        """Orders of the derivative, by argument."""
+        return tuple(int(cast(Any, m)) for m in self.args[1 : 1 + self.given.arity])
 
     @property
-    def argument(self) -> sympy.Expr:
+    def arguments(self) -> tuple[sympy.Expr, ...]:
         """Where it is taken."""
-        return cast(sympy.Expr, self.args[2])
+        return cast("tuple[sympy.Expr, ...]", self.args[1 + self.given.arity :])
 
-    def fdiff(self, argindex: int = 3) -> sympy.Expr:
-        """Derivative by the argument."""
-        if argindex != 3:
+    def fdiff(self, argindex: int = 1) -> sympy.Expr:
+        """Derivative by one of SymPy's arguments, of which only the last have any."""
+        place = argindex - 2 - self.given.arity
+        if not 0 <= place < self.given.arity:
             raise ArgumentIndexError(self, argindex)
-        return self.of(self.given, self.argument, self.order + 1)
+        raised = [m + (i == place) for i, m in enumerate(self.orders)]
+        return self.of(self.given, self.arguments, raised)
 
     def _eval_derivative(self, s: Any) -> sympy.Expr:
-        slope: Any = self.argument.diff(s)
-        return sympy.S.Zero if slope == 0 else self.fdiff() * slope
+        terms = []
+        for place, argument in enumerate(self.arguments):
+            slope: Any = argument.diff(s)
+            if slope != 0:
+                terms.append(self.fdiff(place + 2 + self.given.arity) * slope)
+        return sympy.Add(*terms)
 
-    def text(self, argument: str) -> str:
-        """As equations write it: u0(x), or u0(x, 2) for the second derivative."""
-        order = f", {self.order}" if self.order else ""
-        return f"{self.given.name}({argument}{order})"
+    def text(self, arguments: Sequence[str]) -> str:
+        """As equations write it: u0(x), or q(x, t, 2, 0) for the second derivative by the first."""
+        orders = self.orders if any(self.orders) else ()
+        return f"{self.given.name}({', '.join([*arguments, *map(str, orders)])})"
 
     def _shown(self) -> sympy.Expr:
-        """A stand-in for printers of formulas: the name with a prime for each derivative."""
-        marks = "'" * self.order
-        return cast(Any, sympy.Function(self.given.name + marks))(self.argument)
+        """A stand-in for printers of formulas: the name with marks for derivatives."""
+        marks = "'" * self.orders[0] if self.given.arity == 1 else ""
+        if self.given.arity > 1 and any(self.orders):
+            marks = f"^({','.join(map(str, self.orders))})"
+        return cast(Any, sympy.Function(self.given.name + marks))(*self.arguments)
 
     def _sympystr(self, printer: Any) -> str:
-        return self.text(printer.doprint(self.argument))
+        return self.text([printer.doprint(argument) for argument in self.arguments])
 
     def _latex(self, printer: Any) -> str:
         name = self.given.name.replace("_", r"\_")
-        marks = rf"^{{({self.order})}}" if self.order else ""
-        inside = printer.doprint(self.argument)
+        orders = ",".join(map(str, self.orders)) if any(self.orders) else ""
+        marks = rf"^{{({orders})}}" if orders else ""
+        inside = ", ".join(printer.doprint(argument) for argument in self.arguments)
         return rf"\operatorname{{{name}}}{marks}\left({inside}\right)"
 
     def _pretty(self, printer: Any) -> Any:

@@ -1,24 +1,25 @@
-"""A function of one variable that is known by numbers instead of a formula."""
+"""A function that is known by numbers instead of a formula."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["GIVEN", "Array", "Given"]
+__all__ = ["GIVEN", "Array", "Given", "Ranges"]
 
 Array = NDArray[np.float64]
+Ranges = tuple[tuple[float, float], ...]
 
 GIVEN = "given function"
 """Its key in a table of functions (see `evaluation.evaluate`); no name in an equation can be it.
 
-The entry is called with the function, the order of the derivative, and the argument.
+The entry is called with the function, the orders of the derivative, and the arguments.
 """
 
 
@@ -27,35 +28,41 @@ class Given(ABC):
 
     Attributes:
         name: what equations call it.
-        smoothness: order up to which its derivatives are continuous.
+        arity: number of its arguments.
+        smoothness: order up to which its derivatives by each argument are continuous.
         description: one line.
     """
 
     name: str
+    arity: int
     smoothness: int
     description: str
 
     @abstractmethod
-    def __call__(self, x: Any, order: int = 0) -> Array:
-        """Values of a derivative.
+    def at(self, arguments: Sequence[Any], orders: Sequence[int]) -> Array:
+        """Values of a partial derivative.
 
         Args:
-            x: an array of any shape, or a number.
-            order: of the derivative.
+            arguments: arrays that broadcast, or numbers.
+            orders: of the derivative, by argument.
 
         Returns:
-            An array of the shape of `x`; not a number outside `bounds` and beyond `smoothness`.
+            An array of their shape; not a number outside `bounds` and beyond `smoothness`.
         """
 
-    @property
-    @abstractmethod
-    def bounds(self) -> tuple[float, float] | None:
-        """Where it is defined; None for everywhere."""
+    def __call__(self, *arguments: Any) -> Array:
+        """Values of the function itself."""
+        return self.at(arguments, (0,) * self.arity)
 
     @property
     @abstractmethod
-    def extent(self) -> tuple[float, float]:
-        """One period, or the first and the last sample."""
+    def bounds(self) -> Ranges | None:
+        """Where it is defined, by argument; None for everywhere."""
+
+    @property
+    @abstractmethod
+    def extents(self) -> Ranges:
+        """One period, or the first and the last sample, by argument."""
 
     @property
     @abstractmethod
@@ -75,9 +82,9 @@ class Given(ABC):
     def says(self) -> tuple[str, str]:
         """What it is in words, and its description."""
         rows = len(next(iter(self.columns.values())))
-        low, high = self.extent
         what = f"{rows} modes, period" if self.kind == "series" else f"{rows} samples over"
-        return f"{what} [{low:g}, {high:g}]", self.description
+        ranges = " x ".join(f"[{low:g}, {high:g}]" for low, high in self.extents)
+        return f"{what} {ranges}", self.description
 
     @cached_property
     def digest(self) -> str:

@@ -56,11 +56,11 @@ def _check(
 ) -> None:
     from ..evaluation import evaluate
 
-    given, argument = call.given, problem.substituted(call.argument)
+    given, arguments = call.given, [problem.substituted(a) for a in call.arguments]
     assert given.bounds is not None
-    low, high = given.bounds
-    sampled = f"{given.name} is sampled from {low:.12g} to {high:.12g}"
-    if problem.namespace.jets(argument):
+    ranges = " and ".join(f"from {low:.12g} to {high:.12g}" for low, high in given.bounds)
+    sampled = f"{given.name} is sampled {ranges}"
+    if any(problem.namespace.jets(argument) for argument in arguments):
         raise ConfigurationError(
             f"{sampled}, and the values of a field in {call} may leave that range",
             path=path,
@@ -73,15 +73,18 @@ def _check(
     points = np.concatenate([corners, inside])
     values: dict[str, Any] = dict(zip(problem.coordinates, points.T, strict=True))
     with np.errstate(all="ignore"):
-        asked = np.broadcast_to(evaluate(argument, values), (len(points),))
-        outside = np.flatnonzero(np.isnan(given(asked)) & np.isfinite(asked))
+        columns = [np.broadcast_to(evaluate(a, values), (len(points),)) for a in arguments]
+        asked = np.stack(columns, axis=1)
+        outside = np.flatnonzero(np.isnan(given(*columns)) & np.isfinite(asked).all(axis=1))
     if len(outside):
-        row = outside[np.argmax(np.abs(asked[outside] - 0.5 * (low + high)))]
+        middle, length = np.mean(given.bounds, axis=1), np.ptp(given.bounds, axis=1)
+        row = outside[np.argmax((np.abs(asked[outside] - middle) / length).max(axis=1))]
+        shown = ", ".join(f"{value:.6g}" for value in asked[row])
         place = ", ".join(
             f"{c} = {v:.6g}" for c, v in zip(problem.coordinates, points[row], strict=True)
         )
         raise ConfigurationError(
-            f"{sampled}, and {call} asks for {asked[row]:.6g} at {place}",
+            f"{sampled}, and {call} asks for {shown} at {place}",
             path=path,
             advice="give samples over the whole domain, or write 'beyond: straight'",
         )

@@ -7,6 +7,7 @@ functions:
   r: {samples: run.npy, over: [0, 2]}            # values alone, equispaced from end to end
   s: {samples: run.h5, columns: [depth, speed]}  # names of datasets, or of columns
   k: {samples: law.csv, beyond: straight}        # goes on as straight lines, so k(u) is possible
+  f: {samples: grid.csv, columns: [x, t, value]} # f(x, t), a row for each point of a grid
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ __all__ = ["FOLDER", "KEYS", "few", "files", "located", "mapping_of", "read", "r
 FOLDER = "functions"
 """Folder of a run folder that holds the numbers."""
 SERIES = (("k", "cosine", "sine"), ("k", "cosine"))
-SAMPLES = (("x", "value"), ("value",))
+SAMPLES = (("x1", "x2", "x3", "value"), ("x1", "x2", "value"), ("x", "value"), ("value",))
 KEYS = ("series", "samples", "columns", "period", "over", "beyond", "description", "sha256")
 STRAIGHT = "straight"
 HIGHEST_MODE = 65_536
@@ -269,6 +270,8 @@ def _samples(name: str, columns: Sequence[Array], settings: _Settings) -> Given:
         )
         message = "two places are given" if all(places) else "nothing tells where the samples lie"
         raise ConfigurationError(message, advice=advice)
+    if len(columns) > 2:
+        return _gridded(name, columns, settings)
     if settings.period is not None:
         return _periodic(name, columns, settings.period, settings.description)
     if settings.over is None:
@@ -289,7 +292,37 @@ def _samples(name: str, columns: Sequence[Array], settings: _Settings) -> Given:
             f"row {row + 2} {x[row + 1]:.12g}",
             "sort the rows and keep one value for each point",
         )
-    return Spline(name, x, values, settings.description, straight=settings.straight)
+    return Spline(name, [x], values, settings.description, straight=settings.straight)
+
+
+def _gridded(name: str, columns: Sequence[Array], settings: _Settings) -> Given:
+    """Samples on a grid of several arguments, in any order of rows."""
+    for key in ("period", "over"):
+        if getattr(settings, key) is not None:
+            advice = "remove it, or give samples of one argument"
+            raise ConfigurationError("is for one argument", path=(key,), advice=advice)
+    if settings.straight:
+        advice = "remove it, or give samples of one argument"
+        raise ConfigurationError("is for one argument", path=("beyond",), advice=advice)
+    found = [np.unique(column, return_inverse=True) for column in columns[:-1]]
+    axes, places = [axis for axis, _ in found], tuple(place for _, place in found)
+    shape = tuple(map(len, axes))
+    if min(shape) <= DEGREE:
+        _refused(
+            "samples",
+            f"a grid of {' x '.join(map(str, shape))} points is too coarse",
+            f"give at least {DEGREE + 1} in each direction",
+        )
+    counts = np.zeros(shape, dtype=int)
+    np.add.at(counts, places, 1)
+    if (counts != 1).any():
+        where = np.argwhere(counts != 1)[0]
+        point = ", ".join(f"{axis[i]:.12g}" for axis, i in zip(axes, where, strict=True))
+        what = "is missing" if counts[tuple(where)] == 0 else "comes twice"
+        _refused("samples", f"the point ({point}) {what}", "give each point of a grid one row")
+    values = np.empty(shape)
+    values[places] = columns[-1]
+    return Spline(name, axes, values, settings.description)
 
 
 def _periodic(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .function import Array, Given
+from .function import Array, Given, Ranges
 
 __all__ = ["BLOCK", "Series"]
 
@@ -32,6 +32,7 @@ class Series(Given):
         description: one line.
     """
 
+    arity = 1
     smoothness = 8  # no limit of the function, but the highest order that equations may hold
 
     def __init__(
@@ -74,9 +75,9 @@ class Series(Given):
         modes = kept[-1] + 1 if len(kept) else 1
         return cls(name, (real + 1j * imaginary)[:modes], period, description)
 
-    def __call__(self, x: Any, order: int = 0) -> Array:
-        """See `Given.__call__`."""
-        points = np.asarray(x, dtype=float)
+    def at(self, arguments: Sequence[Any], orders: Sequence[int]) -> Array:
+        """See `Given.at`."""
+        points, order = np.asarray(arguments[0], dtype=float), orders[0]
         if points.ndim == 0:
             return self._values(points.reshape(1), order).reshape(())
         # A solver asks at the nodes of its grid in every step, and any code would keep the answer.
@@ -115,9 +116,9 @@ class Series(Given):
         return self._tables[order]
 
     @property
-    def extent(self) -> tuple[float, float]:
-        """See `Given.extent`."""
-        return self.low, self.high
+    def extents(self) -> Ranges:
+        """See `Given.extents`."""
+        return ((self.low, self.high),)
 
     @property
     def bounds(self) -> None:

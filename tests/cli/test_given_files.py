@@ -105,7 +105,7 @@ def test_layouts(name, entry, make, tmp_path, monkeypatch):
     x = np.linspace(-0.5, 1.5, 41)
     assert np.abs(function(x) - wave(x)).max() < 1e-13
     slope = 2 * np.pi * (np.cos(2 * np.pi * x) - np.sin(4 * np.pi * x))
-    assert np.abs(function(x, 1) - slope).max() < 1e-12
+    assert np.abs(function.at([x], [1]) - slope).max() < 1e-12
 
 
 @pytest.mark.parametrize("entry", ["samples: q.csv", "samples: q.csv, over: [0, 1]"])
@@ -115,7 +115,7 @@ def test_splines(entry, tmp_path):
     text = (CASE % entry).replace("{periodic: x}", "{where: boundary, u: 0}")
     (tmp_path / "case.yaml").write_text(text)
     function = load_case(tmp_path / "case.yaml").problem.functions[0]
-    assert function.bounds == (0, 1)
+    assert function.bounds == ((0, 1),)
     assert np.abs(function(np.linspace(0, 1, 33)) - np.linspace(0, 1, 33) ** 4).max() < 1e-13
 
 
@@ -125,6 +125,8 @@ def test_rows_in_place(tmp_path):
     assert np.abs(function(NODES) - WAVE).max() < 1e-14
 
 
+GRID = [[float(v) for v in np.indices((6, 6))[i].ravel()] for i in (0, 1)] + [[1.0] * 36]
+HOLE = [[column[i] for i in range(36) if i != 3] for column in GRID]
 SERIES = "series: q.csv, period: [0, 1]"
 SAMPLES = "samples: q.csv"
 BAD = [
@@ -138,6 +140,9 @@ BAD = [
     ("underscore", SERIES, "0,1_0,0\n", ["q.csv:1: ", "found 1_0"]),
     ("ragged", SERIES, "0,1,0\n1,0\n", ["q.csv:2: ", "2 values where the first row has 3"]),
     ("header alone", SERIES, "k,cosine,sine\n", ["q.csv: ", "holds no numbers"]),
+    ("hole", SAMPLES, rows(*HOLE), ["q.csv: ", "the point (0, 3) is missing"]),
+    ("coarse", SAMPLES, "0,0,1\n0,1,1\n1,0,1\n1,1,1\n", ["a grid of 2 x 2 points"]),
+    ("grid with a period", SAMPLES + ", period: [0, 1]", rows(*GRID), ["q.period"]),
     ("four columns", SERIES, "0,1,0,4\n", ["q.csv: ", "holds 4 columns"]),
     ("half a mode", SERIES, "0,1,0\n0.5,1,0\n", ["q.csv: ", "wave number 0.5"]),
     ("negative mode", SERIES, "-1,1,0\n", ["q.csv: ", "wave number -1"]),
