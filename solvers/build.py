@@ -67,6 +67,7 @@ def _gaussians(chosen: GaussianFeatures, problem: Problem) -> GaussianSettings:
         overlap=chosen.overlap,
         radius=chosen.radius,
         separable=chosen.separable,
+        moving=chosen.moving,
         floor=chosen.floor,
         density=tuple(chosen.density.get(name, 1.0) for name in problem.coordinates),
     )

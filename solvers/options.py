@@ -116,6 +116,7 @@ class GaussianFeatures:
     density: Mapping[str, float] = option(
         dict, "first Gaussians along a coordinate, relative to the others", above=0.0, high=1e3
     )
+    moving: bool = option(True, "train means and covariances, not the weights alone")
     reborn: float = option(
         0.05,
         "share of the Gaussians that are merged and born again where the residual is large, with "

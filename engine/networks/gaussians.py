@@ -49,6 +49,7 @@ class GaussianSettings:
             between collocation points.
         density: of means along each axis, relative to each other; empty for equal.
         separable: Gaussians of one coordinate each, and products of their sums.
+        moving: means and shapes are trained, not the weights alone.
     """
 
     count: int
@@ -60,6 +61,7 @@ class GaussianSettings:
     floor: float = 0.1
     density: tuple[float, ...] = ()
     separable: bool = False
+    moving: bool = True
 
 
 class Sensitivity(NamedTuple):
@@ -68,18 +70,18 @@ class Sensitivity(NamedTuple):
     Attributes:
         points: positions of the points.
         active: positions of the Gaussians.
-        means: shape (p, n, d).
-        widths: by logarithms of standard deviations, shape (p, n, d).
-        shears: shape (p, n, d (d - 1) / 2), or None.
         weights: shape (p, channels, n); (p, 1, n) where every feature has its own set.
+        means: shape (p, n, d); None for Gaussians that do not move.
+        log_widths: shape (p, n, d), or None.
+        shears: shape (p, n, d (d - 1) / 2), or None.
     """
 
     points: Some
     active: Some
-    means: Tensor
-    widths: Tensor
-    shears: Tensor | None
     weights: Tensor
+    means: Tensor | None = None
+    log_widths: Tensor | None = None
+    shears: Tensor | None = None
 
 
 class GaussianFeatures(nn.Module):
@@ -135,6 +137,9 @@ class GaussianFeatures(nn.Module):
         self.weights = nn.Parameter(
             start * torch.randn(shape, generator=generator, dtype=torch.float64)
         )
+        for parameter in (self.means, self.log_widths, self.shears):
+            if parameter is not None:
+                parameter.requires_grad_(settings.moving)
 
     def widths(self) -> Tensor:
         """Standard deviations along the axes of A, shape (n, d)."""
@@ -235,15 +240,22 @@ class GaussianFeatures(nn.Module):
                     else members[:, :, None]
                 )
                 weights = weights + owned * cast(Tensor, total)[:, None]
+            if not self.settings.moving:
+                yield Sensitivity(where, active, cast(Tensor, weights))
+                continue
             means, widths, shears = bells.pull(inner)
-            yield Sensitivity(
-                where,
-                active,
-                means,
-                widths * elasticity[active],
-                shears,
-                cast(Tensor, weights),
-            )
+            widths = widths * elasticity[active]
+            yield Sensitivity(where, active, cast(Tensor, weights), means, widths, shears)
+
+    def shapes(self, part: Sensitivity) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Trained parameters beside the weights, and a tile's derivatives by them."""
+        for parameter, values in (
+            (self.means, part.means),
+            (self.log_widths, part.log_widths),
+            (self.shears, part.shears),
+        ):
+            if parameter is not None and values is not None:
+                yield parameter, values
 
     def _tiles(self, points: Tensor) -> Iterator[tuple[Some, Some, Bells]]:
         scaled = (points - self.centre.to(points)) * self.stretch.to(points)
@@ -340,14 +352,13 @@ class _Features(Function):
             )
         found = {id(p): torch.zeros_like(p) for p in owner.parameters()}
         for part in owner.sensitivities(points, ctx.algebra, adjoint):
-            found[id(owner.means)][part.active] += part.means.sum(0)
-            found[id(owner.log_widths)][part.active] += part.widths.sum(0)
-            if part.shears is not None:
-                found[id(owner.shears)][part.active] += part.shears.sum(0)
+            for parameter, values in owner.shapes(part):
+                found[id(parameter)][part.active] += values.sum(0)
+            weights = found[id(owner.weights)]
             if owner.settings.own:
-                found[id(owner.weights)].view(-1)[part.active] += part.weights.sum((0, 1))
+                weights.view(-1)[part.active] += part.weights.sum((0, 1))
             else:
-                found[id(owner.weights)][:, part.active] += part.weights.sum(0)
+                weights[:, part.active] += part.weights.sum(0)
         return None, None, None, *(found[id(p)] for p in owner.parameters())
 
 
@@ -362,25 +373,24 @@ class GaussianRecord:
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """See `Record`."""
-        return self.features.parameters()
+        return [p for p in self.features.parameters() if p.requires_grad]
 
     def rows(self, adjoint: Tensor, points: int) -> Iterable[tuple[nn.Parameter, Tensor]]:
         """See `Record`."""
         owner = self.features
-        found = {p: adjoint.new_zeros(points, *p.shape) for p in owner.parameters()}
+        found = {p: adjoint.new_zeros(points, *p.shape) for p in self.parameters()}
         # Copy by copy: no tile then holds the same point twice.
         for start in range(0, len(self.points), points):
             copy = slice(start, start + points)
             with torch.no_grad():
                 for part in owner.sensitivities(self.points[copy], self.algebra, adjoint[:, copy]):
-                    _add(found[owner.means], part, part.means)
-                    _add(found[owner.log_widths], part, part.widths)
-                    if owner.shears is not None and part.shears is not None:
-                        _add(found[owner.shears], part, part.shears)
-                    weights = found[owner.weights]
+                    for parameter, values in owner.shapes(part):
+                        _add(found[parameter], part, values)
+                    weights = found.get(owner.weights)
+                    if weights is None:
+                        continue
                     if owner.settings.own:
-                        weights = weights.flatten(1)
-                        _add(weights, part, part.weights[:, 0])
+                        _add(weights.flatten(1), part, part.weights[:, 0])
                     else:
                         _add(weights.transpose(1, 2), part, part.weights.transpose(1, 2))
         return [(parameter, rows.flatten(1)) for parameter, rows in found.items()]

@@ -303,3 +303,13 @@ def test_wave_is_the_one_of_the_scaled_period() -> None:
         there = field.jet(left.double(), LAPLACIAN) - field.jet(right.double(), LAPLACIAN)
     assert there.abs().max() < 1e-12
     assert 2 * math.pi / gaussian_taylor.WAVE == 2.0
+
+
+def test_gaussians_that_do_not_move_have_rows_of_their_weights_alone() -> None:
+    field, points = gaussians(1, 2, moving=False), inside(BOX, 5)
+    trained = [p for p in field.parameters() if p.requires_grad]
+    tape: list = []
+    fast = rows_from_tape(scalar(field.jet(points, LAPLACIAN, Context(tape))), tape, trained)
+    slow = rows_by_autograd(scalar(field.jet(points, LAPLACIAN)), trained)
+    assert (fast - slow).abs().max() < 1e-12 * slow.abs().max()
+    assert {id(p) for record in tape for p in record.parameters()} == {id(p) for p in trained}
