@@ -234,7 +234,7 @@ def _split(
         if name == field:
             diffusion[index] = factor
         if max(index) == 2:
-            # div(f2 grad u) = f2 lap u + (f2_u grad u) . grad u + ...: belongs to the diffusion.
+            # div(f2 grad u) = f2 lap u + f2_u |grad u|^2 + ...: belongs to the diffusion.
             axis = problem.coordinates[index.index(2)]
             for other in problem.fields:
                 slope = sympy.diff(factor, cast(Any, names.symbol(other)))
@@ -244,7 +244,8 @@ def _split(
     still = dict.fromkeys(first, sympy.S.Zero)
     linear: dict[Any, Any] = {s: sympy.diff(flat, s).xreplace(still) for s in first}
     nonlinear = flat - flat.xreplace(still) - sum((c * s for s, c in linear.items()), sympy.S.Zero)
-    if not _zero(problem, nonlinear - quadratic):
+    # f2 u_xx as it stands, or what is left of (f2 u_x)_x.
+    if not (_zero(problem, nonlinear) or _zero(problem, nonlinear - quadratic)):
         raise NotCarried(
             f"'{equation.text}' is not linear in the gradient, so no velocity f1(x, t, u) can be "
             "read off it"

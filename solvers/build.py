@@ -17,8 +17,9 @@ from ..problems.problem import Problem
 from . import BACKENDS
 from .options import GaussianFeatures, GaussiansOptions, LagrangianOptions, SolverOptions
 
-AT_REST = 1e-2
-"""First size of the displacements: paths that cross before training would divide by J = 0."""
+NEAR_REST = 0.1
+"""First size of what changes along a path: random displacements of full size let paths cross, which
+divides by J = 0."""
 
 
 def collocation_options(case: Case) -> SolverOptions:
@@ -54,8 +55,11 @@ def _branches(problem: Problem, options: SolverOptions) -> tuple[Branch, ...]:
     if not isinstance(options, LagrangianOptions):
         return ()
     axes = len(problem.namespace.space)
-    states = Branch(len(problem.fields) - axes, options.network.width, options.network.depth)
-    return (states, Branch(axes, options.paths.width, options.paths.depth, AT_REST))
+    states, network, paths = len(problem.fields) - axes, options.network, options.paths
+    return (
+        Branch(states, network.width, network.depth, NEAR_REST),
+        Branch(axes, paths.width, paths.depth, NEAR_REST),
+    )
 
 
 def _gaussians(chosen: GaussianFeatures, problem: Problem) -> GaussianSettings:
