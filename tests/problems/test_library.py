@@ -111,6 +111,11 @@ DEFINITIONS = {
     "allen_cahn_512": ("u_t - 1e-4*u_xx + 5*u^3 - 5*u = 0", None),
     "burgers": ("u_t + u*u_x = 0.01/pi*u_xx", "-sin(pi*x)"),
     "fisher_kpp": ("u_t = u_xx + u - u^2", "1/(1 + exp(x/sqrt(6)))^2"),
+    "flow_mixing": (
+        "u_t + tanh(sqrt(x^2 + y^2))/(0.385*sqrt(x^2 + y^2)*cosh(sqrt(x^2 + y^2))^2)"
+        "*(x*u_y - y*u_x) = 0",
+        "-tanh(y/2)",
+    ),
     "heat": ("u_t = 0.1*u_xx", "sin(pi*x)"),
     "helmholtz_2d": (
         "u_xx + u_yy + u = (1 - 17*pi^2)*sin(pi*x)*sin(4*pi*y)",
@@ -122,10 +127,20 @@ DEFINITIONS = {
         " + (x*cos(5*pi*t) + x^3*t^3)^3",
         "x",
     ),
+    "klein_gordon_2d": (
+        "u_tt - u_xx - u_yy + u^2 = -4*(x + y)*cos(2*t) - 4*x*y*sin(2*t)"
+        " + ((x + y)*cos(2*t) + x*y*sin(2*t))^2",
+        "x + y",
+    ),
     "kuramoto_sivashinsky": ("u_t + 5*u*u_x + 0.5*u_xx + 0.005*u_xxxx = 0", "-sin(pi*x)"),
     "kuramoto_sivashinsky_chaotic": (
         "u_t + 100/16*u*u_x + 100/16^2*u_xx + 100/16^4*u_xxxx = 0",
         "cos(x)*(1 + sin(x))",
+    ),
+    "nonlinear_diffusion_2d": (
+        "u_t = 0.05*(u*u_xx + u_x^2 + u*u_yy + u_y^2)",
+        "exp(-10*(x - 0.3)^2 - 10*(y - 0.2)^2)/4 + 2*exp(-15*(x + 0.5)^2 - 15*(y + 0.1)^2)/5"
+        " + 3*exp(-20*x^2 - 20*(y + 0.5)^2)/10",
     ),
     "poisson_1d": ("-u_xx = pi^2*sin(pi*x) + 1.6*pi^2*sin(4*pi*x)", None),
     "poisson_2d": ("-u_xx - u_yy = 2*pi^2*sin(pi*x)*sin(pi*y)", None),
