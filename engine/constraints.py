@@ -23,10 +23,11 @@ from .networks.ansatz import Ansatz, Handover, Reflection, SymbolicField
 from .networks.branches import Branches
 from .networks.embedding import Embedding
 from .networks.field import Field
-from .networks.gaussians import GaussianFeatures, Gaussians, GaussianSettings
+from .networks.gaussian_field import Gaussians
+from .networks.gaussians import GaussianFeatures, GaussianSettings
 from .networks.mlp import Mlp
 from .networks.propagator import Growth, Propagated
-from .networks.separable import Separable, separable
+from .networks.separable import SeparableFeatures
 from .networks.spectral import Spectral, expand, functions
 from .taylor import MultiIndex, algebra_for, value_and_slopes
 from .transfinite import Piece, background, envelope, read
@@ -340,36 +341,25 @@ class _Plan:
         known: Sequence[Field],
     ) -> Field:
         architecture, outputs = self.architecture, len(self.problem.fields)
-        sizes = torch.tensor([self.sizes[name] for name in self.problem.fields])
-        if settings.separable:
-            network: Gaussians | Separable = separable(
-                self.bounds,
-                settings,
-                outputs,
-                periodic=periodic,
-                placed=self.sampled(),
-                generator=generator,
-            )
-        else:
-            if architecture.depth == 0:
-                settings = dataclasses.replace(settings, channels=outputs)
-            features = GaussianFeatures(
+        kind = SeparableFeatures if settings.separable else GaussianFeatures
+        if architecture.depth == 0 and not settings.separable:
+            settings = dataclasses.replace(settings, channels=outputs)
+        network = Gaussians(
+            kind(
                 self.bounds,
                 settings,
                 periodic=periodic,
                 placed=self.sampled(),
                 generator=generator,
-            )
-            network = Gaussians(
-                features,
-                outputs,
-                width=architecture.width,
-                depth=architecture.depth,
-                activation=architecture.activation,
-                generator=generator,
-                background=self._sizes(known) if architecture.depth else None,
-            )
-        network.rescale(sizes)
+            ),
+            outputs,
+            width=architecture.width,
+            depth=architecture.depth,
+            activation=architecture.activation,
+            generator=generator,
+            background=self._sizes(known) if architecture.depth else None,
+        )
+        network.rescale(torch.tensor([self.sizes[name] for name in self.problem.fields]))
         return network
 
     def _sizes(self, known: Sequence[Field]) -> torch.Tensor | None:

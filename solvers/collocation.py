@@ -21,9 +21,8 @@ from ..config import Case
 from ..engine import native, sampling
 from ..engine.fit import Progress
 from ..engine.networks.field import Context, Field, Linear
-from ..engine.networks.gaussians import Gaussians
+from ..engine.networks.gaussian_field import Gaussians
 from ..engine.networks.mlp import Mlp
-from ..engine.networks.separable import Separable
 from ..engine.optimizers.first_order import Adam
 from ..engine.optimizers.gauss_newton import GaussNewton
 from ..engine.optimizers.least_squares import require_memory
@@ -489,7 +488,7 @@ class Collocation:
         found = [
             parameter
             for member in self.current.field.modules()
-            if isinstance(member, Mlp | Gaussians | Separable)
+            if isinstance(member, Mlp | Gaussians)
             for parameter in member.linear_parameters()
             if parameter in trained
         ]

@@ -98,14 +98,16 @@ class GaussianFeatures:
     covariance: Literal["diagonal", "full"] = option("diagonal", "shape of a Gaussian")
     separable: bool = option(
         False,
-        "Gaussians of one coordinate each, 'count' along every one, and as many products of their "
-        "sums as there are features",
+        "Gaussians of one coordinate each, 'count' along every one; features are products of their "
+        "sums",
     )
     sets: Literal["shared", "own"] = option(
         "shared", "the same Gaussians in every feature, or a set for each"
     )
     network: bool = option(
-        False, "a network of the features on top; without, the fields are sums of Gaussians"
+        False,
+        "a network of the features on top; without, the fields are sums of Gaussians, or of their "
+        "products",
     )
     overlap: float = option(
         1.5, "first standard deviation in units of the mean spacing", low=0.1, high=10.0
@@ -129,14 +131,13 @@ class GaussianFeatures:
     )
 
     def __post_init__(self) -> None:
-        wrong = {"covariance": self.covariance == "full", "network": self.network}
-        for key, value in (("covariance", "diagonal"), ("network", "false")):
-            if self.separable and wrong[key]:
-                raise ConfigurationError(
-                    "separable Gaussians are of one coordinate each, and their products are summed",
-                    path=(key,),
-                    advice=f"write '{key}: {value}' beside 'separable: true'",
-                )
+        if self.separable and self.covariance == "full":
+            raise ConfigurationError(
+                "separable Gaussians are of one coordinate each",
+                path=("covariance",),
+                found="full",
+                advice="write 'covariance: diagonal' beside 'separable: true'",
+            )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Fields made of Gaussians that move: a feature embedding with trained means and shapes.
+"""Gaussians that move: a feature embedding with trained means and shapes.
 
 ``F_c(x) = sum_i w_ci exp(-|A_i (x - mu_i)|^2 / 2)``, c = 1..channels, then a small network of the
 features, or none (Kang, Oh, Hong and Park, "PIG: Physics-informed Gaussians as adaptive parametric
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from ..gaussian_taylor import WAVE, Bells, channel_parts
-from ..taylor import ACTIVATIONS, JetAlgebra
-from .field import Context, Field, Linear
+from ..taylor import JetAlgebra
+from .field import Context
 from .tiles import Some, tiles
 
 START = 0.1
@@ -115,6 +115,7 @@ class GaussianFeatures(nn.Module):
         self.register_buffer("centre", (low + high) / 2, persistent=False)
         self.register_buffer("stretch", 2 / (high - low), persistent=False)
         self.settings = settings
+        self.channels = settings.channels
         self.periodic = tuple(periodic)
         dimension = len(bounds)
         inner = torch.tensor(bounds if placed is None else placed, dtype=torch.float64)
@@ -402,72 +403,3 @@ def _add(target: Tensor, part: Sensitivity, values: Tensor) -> None:
     if isinstance(where, Tensor) and isinstance(active, Tensor):
         where = where[:, None]
     target[where, active] += values
-
-
-class Gaussians(Field):
-    """A small network of Gaussian features; without layers the features are the fields themselves.
-
-    Args:
-        features: coordinates to features.
-        outputs: number of fields; that of the features if `depth` is 0.
-        width: units of a hidden layer.
-        depth: number of hidden layers; 0 for a sum of Gaussians.
-        activation: a name in `residua.engine.taylor.ACTIVATIONS`.
-        generator: source of the initial weights.
-        background: as in `Mlp`.
-    """
-
-    def __init__(
-        self,
-        features: GaussianFeatures,
-        outputs: int,
-        *,
-        width: int,
-        depth: int,
-        activation: str = "tanh",
-        generator: torch.Generator,
-        background: Tensor | None = None,
-    ) -> None:
-        super().__init__()
-        self.features = features
-        self.activation = ACTIVATIONS[activation]
-        self.background: Tensor | None
-        self.register_buffer("background", background)
-        inputs = features.settings.channels + (0 if background is None else len(background))
-        sizes = [inputs] + [width] * depth
-        self.hidden = nn.ModuleList(
-            Linear(before, after, generator=generator)
-            for before, after in zip(sizes[:-1], sizes[1:], strict=True)
-        )
-        self.readout: Linear | None = None
-        if depth:
-            self.readout = Linear(width, outputs, generator=generator)
-
-    def jet(self, points: Tensor, algebra: JetAlgebra, context: Context | None = None) -> Tensor:
-        """See `Field.jet`."""
-        context = context or Context()
-        state = self.features.jet(points, algebra, context)
-        if self.readout is None:
-            return state
-        if self.background is not None:
-            if context.background is None:
-                raise ValueError("the network takes a background as input and was given none")
-            state = torch.cat([state, context.background / self.background], dim=2)
-        for layer in self.hidden:
-            state = algebra.apply(self.activation, layer(state, context))
-        return self.readout(state, context)
-
-    def linear_parameters(self) -> list[nn.Parameter]:
-        """The parameters that the values are affine in."""
-        if self.readout is None:
-            return [self.features.weights]
-        return list(self.readout.parameters())
-
-    def rescale(self, sizes: Tensor) -> None:
-        """Multiply each field by a number, shape (fields,)."""
-        with torch.no_grad():
-            if self.readout is None:
-                self.features.weights.mul_(sizes[:, None])
-                return
-            self.readout.weight.mul_(sizes[:, None])
-            cast(nn.Parameter, self.readout.bias).mul_(sizes)

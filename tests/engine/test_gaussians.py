@@ -17,8 +17,9 @@ from residua.engine.networks import tiles as neighbourhoods
 from residua.engine.networks.ansatz import Reflection
 from residua.engine.networks.birth import redistribute
 from residua.engine.networks.field import Context, Field
-from residua.engine.networks.gaussians import GaussianFeatures, Gaussians, GaussianSettings
-from residua.engine.networks.separable import separable
+from residua.engine.networks.gaussian_field import Gaussians
+from residua.engine.networks.gaussians import GaussianFeatures, GaussianSettings
+from residua.engine.networks.separable import SeparableFeatures
 from residua.engine.taylor import algebra_for, value_algebra
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -68,13 +69,19 @@ def test_taylor_rule_is_nested_differentiation(kind: str) -> None:
     assert max(disagreement(KINDS[kind], inside(BOX), LAPLACIAN)) < 1e-12
 
 
-@pytest.mark.parametrize("factors", [False, True], ids=["full", "separable"])
-def test_taylor_rule_in_three_coordinates(factors: bool) -> None:
+@pytest.mark.parametrize("kind", ["full", "products", "network of products"])
+def test_taylor_rule_in_three_coordinates(kind: str) -> None:
     field = gaussians(0, bounds=SOLID, count=6, full=True)
-    if factors:
-        settings = GaussianSettings(4, 3, density=(1.0, 1.0, 2.0))
-        made = separable(SOLID, settings, 2, periodic=[0], placed=SOLID, generator=seeded())
-        field = shaken(made)
+    if kind != "full":
+        made = SeparableFeatures(
+            SOLID,
+            GaussianSettings(4, 3, density=(1.0, 1.0, 2.0)),
+            periodic=[0],
+            placed=SOLID,
+            generator=seeded(),
+        )
+        depth = int(kind != "products")
+        field = shaken(Gaussians(made, 2, width=3, depth=depth, generator=seeded()))
     points = inside(SOLID, 4)
     assert max(disagreement(field, points, up_to(3, 3))) < 1e-12
     mixed = algebra_for([(0, 0, 2)], 3, (0, 1))
