@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -20,6 +21,11 @@ NODES = np.linspace(0, 1, 161)
 
 def sampled(function):
     return {"samples": np.stack([NODES, function(NODES)], axis=1)}
+
+
+def gridded(function):
+    x, y = (column.ravel() for column in np.meshgrid(NODES[::2], NODES[::2]))
+    return {"samples": np.stack([x, y, function(x, y)], axis=1)}
 
 
 # Problems, their functions, and what these are as formulas.
@@ -58,17 +64,26 @@ TWINS = {
         {"q": sampled(lambda x: 1 + x**2 * np.cos(x))},
         {"q": "1 + ({0})^2*cos({0})"},
     ),
+    "plane": (
+        {
+            "coordinates": {"x": [0, 1], "y": [0, 1]},
+            "fields": ["u"],
+            "equations": ["lap(u) = g(x, y)"],
+            "conditions": [{"where": "boundary", "u": 0}],
+        },
+        {"g": gridded(lambda x, y: np.exp(x * y) * np.sin(2 * x))},
+        {"g": "exp(({0})*({1}))*sin(2*({0}))"},
+    ),
 }
 
 
 def twin(text, formulas):
     """The text with formulas in place of q(...), and of its derivative in q(1, 1)."""
-    import re
-
     slope = 2 * math.cos(1) - math.sin(1)
     text = text.replace("q(1, 1)", repr(slope))
     for name, formula in formulas.items():
-        text = re.sub(rf"\b{name}\(([^()]*)\)", lambda m, f=formula: f"({f.format(m[1])})", text)
+        call = rf"\b{name}\(([^()]*)\)"
+        text = re.sub(call, lambda m, f=formula: f"({f.format(*m[1].split(', '))})", text)
     return text
 
 
