@@ -110,14 +110,15 @@ def make(folder: Path) -> None:
 
 
 def write_configuration(case: Case, folder: Path) -> None:
-    """Write the case with every setting, after the numbers of given functions that it names.
+    """Write the case with every setting, and the numbers of given functions that it names.
 
     Raises:
         ResourceError: the disk is full, or the system refused to write.
     """
+    # First, as a folder without it is not known as that of a run.
+    write_atomic(folder / CONFIGURATION, case.text())
     for name, text in case.files().items():
         write_atomic(folder / name, text)
-    write_atomic(folder / CONFIGURATION, case.text())
 
 
 def _untold(problem: Problem) -> Problem | None:
