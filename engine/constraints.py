@@ -102,6 +102,7 @@ def constrain(
     propagator: bool | str = "auto",
     span: tuple[float, float] | None = None,
     previous: Field | None = None,
+    added: Sequence[Field] = (),
     generator: torch.Generator,
     restore: bool = False,
 ) -> Constrained:
@@ -116,6 +117,7 @@ def constrain(
             nonlinear.
         span: the time window; None for the whole of time or steady problems.
         previous: the field of the window before.
+        added: known functions that leave all conditions alone, near which the solution is.
         generator: source of the initial weights.
         restore: the weights will be loaded, so nothing need be computed from ``previous``.
     """
@@ -124,7 +126,7 @@ def constrain(
     while True:
         # A second attempt must not draw other weights than a first one would have.
         generator.set_state(state)
-        known = plan.backgrounds(restore)
+        known = [*plan.backgrounds(restore), *added]
         network, factor = plan.factors(generator, known)
         ansatz = Ansatz(network, known, factor)
         if not plan.withdraw(ansatz):

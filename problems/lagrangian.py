@@ -31,7 +31,7 @@ from .equation import Equation, MultiIndex, Namespace, to_text
 if TYPE_CHECKING:
     from .problem import Problem
 
-__all__ = ["Lagrangian", "guard_equation", "lagrangian"]
+__all__ = ["Lagrangian", "first_velocity", "guard_equation", "lagrangian"]
 
 REST = "labels at rest"
 
@@ -239,3 +239,18 @@ def guard_equation(form: Lagrangian, least: float) -> Equation:
     excess = 1 - form.jacobian / sympy.Float(least)
     tree = cast(sympy.Expr, sympy.Max(excess, 0))
     return Equation(f"{to_text(tree)} = 0", form.problem.namespace, tree)
+
+
+def first_velocity(form: Lagrangian) -> tuple[sympy.Expr, ...]:
+    """f1 - V of the initial state, trees of the coordinates alone."""
+    problem = form.problem
+    known: dict[Any, Any] = {
+        problem.namespace.symbol(target.field): target.tree
+        for condition in problem.conditions
+        if condition.kind == "initial"
+        for target in condition.targets
+    }
+    return tuple(
+        cast(sympy.Expr, problem.substituted(cast(Any, velocity.xreplace(known))) - mean)
+        for velocity, mean in zip(form.carried.velocity, form.drift, strict=True)
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -101,9 +101,22 @@ def parities(problem: Problem, options: SolverOptions) -> dict[str, dict[str, in
 
 
 def window_field(
-    case: Case, window: int, previous: Field | None, *, restore: bool = False
+    case: Case,
+    window: int,
+    previous: Field | None,
+    *,
+    restore: bool = False,
+    added: Sequence[Field] = (),
 ) -> Constrained:
-    """The field of one time window, freshly initialised from the seed of the run."""
+    """The field of one time window, freshly initialised from the seed of the run.
+
+    Args:
+        case: what is solved and how.
+        window: its number.
+        previous: the state it starts from.
+        restore: weights will be loaded.
+        added: see `constrain`.
+    """
     options = collocation_options(case)
     edges = window_edges(case.problem, options)
     generator = torch.Generator().manual_seed((case.run.seed * 1_000_003 + window) % 2**63)
@@ -115,6 +128,7 @@ def window_field(
         propagator=options.propagator,
         span=None if edges is None else (edges[window], edges[window + 1]),
         previous=previous,
+        added=added,
         generator=generator,
         restore=restore,
     )
@@ -141,6 +155,11 @@ def build_field(case: Case, architecture: Mapping[str, Any]) -> Field:
     return BACKENDS[case.solver.name].load().rebuild(case, architecture)
 
 
+def next_field(case: Case, fields: Sequence[Field], *, restore: bool = False) -> Constrained:
+    """The field of the window after some finished ones; see `window_field`."""
+    return window_field(case, len(fields), fields[-1] if fields else None, restore=restore)
+
+
 def rebuild_windows(case: Case, architecture: Mapping[str, Any]) -> Field:
     """The fields of all time windows of a finished run, as one, with weights still to be loaded.
 
@@ -151,30 +170,20 @@ def rebuild_windows(case: Case, architecture: Mapping[str, Any]) -> Field:
     Raises:
         DataError: the number of windows does not fit the case.
     """
-    return join(case, rebuild_fields(case, architecture))
+    fields: list[Field] = []
+    for _ in range(windows_solved(case, architecture)):
+        fields.append(next_field(case, fields, restore=True).field)
+    return join(case, fields)
 
 
-def rebuild_fields(
-    case: Case,
-    architecture: Mapping[str, Any],
-    handed_over: Callable[[Field, int], Field] = lambda field, window: field,
-) -> list[Field]:
-    """The field of each window; arguments as in `rebuild_windows`.
-
-    Args:
-        case: see there.
-        architecture: see there.
-        handed_over: the state that the next window starts from, of a field and its window.
+def windows_solved(case: Case, architecture: Mapping[str, Any]) -> int:
+    """How many windows a finished run has; arguments as in `rebuild_windows`.
 
     Raises:
-        DataError: see there.
+        DataError: it does not fit the case.
     """
     count = architecture.get("windows")
     most = collocation_options(case).windows
     if not isinstance(count, int) or not 1 <= count <= most:
         raise DataError(f"windows: found {count!r}; the case has {most}")
-    fields: list[Field] = []
-    for window in range(count):
-        previous = handed_over(fields[-1], window - 1) if fields else None
-        fields.append(window_field(case, window, previous, restore=True).field)
-    return fields
+    return count

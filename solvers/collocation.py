@@ -19,6 +19,7 @@ from torch.nn import Parameter
 
 from ..config import Case
 from ..engine import native, sampling
+from ..engine.constraints import Constrained
 from ..engine.fit import Progress
 from ..engine.networks.field import Context, Field, Linear
 from ..engine.networks.gaussian_field import Gaussians
@@ -42,7 +43,7 @@ from ..engine.weighting import (
 )
 from ..errors import ConfigurationError, DivergedError, ResourceError
 from . import options as settings
-from .build import collocation_options, join, rebuild_windows, window_edges, window_field
+from .build import collocation_options, join, next_field, rebuild_windows, window_edges
 from .trainer import Present
 
 CANDIDATES = 10
@@ -283,8 +284,8 @@ class Collocation:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`."""
         self.finished = []
-        for window, weights in enumerate(state["finished"]):
-            member = window_field(self.case, window, self._handed_over(), restore=True).field
+        for weights in state["finished"]:
+            member = self._next_field(restore=True).field
             member.load_state_dict(weights)
             self.finished.append(member.to(self.device).requires_grad_(False))
         self.trained = [float(value) for value in state["trained"]]
@@ -318,9 +319,7 @@ class Collocation:
         """Set up a time window: field, terms, points, weights, first optimiser."""
         self.window = window
         before = getattr(self, "current", None)
-        self.current = window_field(
-            self.case, window, self._handed_over(), restore=weights is not None
-        )
+        self.current = self._next_field(restore=weights is not None)
         self.current.field.to(self.device)
         if weights is not None:
             self.current.field.load_state_dict(weights)
@@ -359,14 +358,13 @@ class Collocation:
             with contextlib.suppress(DivergedError):
                 self._resample()
 
-    def _handed_over(self) -> Field | None:
-        """What a window starts from: the last one finished, in the window's coordinates."""
-        return self.finished[-1] if self.finished else None
+    def _next_field(self, *, restore: bool) -> Constrained:
+        """The field of the window after the finished ones; see `window_field`."""
+        return next_field(self.case, self.finished, restore=restore)
 
     def _state(self) -> Field:
-        state = self._handed_over()
-        assert state is not None
-        return state
+        """What the last finished window hands over, in the coordinates of the next."""
+        return self.finished[-1]
 
     def _continue_in_time(self) -> None:
         """Let a warm-started network begin where the last window ended.

@@ -8,20 +8,22 @@ that J = det dx/dX is 1 again there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from ..config import Case
+from ..engine.constraints import Constrained
 from ..engine.fit import Progress
+from ..engine.networks.ansatz import SymbolicField
 from ..engine.networks.field import Field
-from ..engine.networks.readout import Readout, least_jacobian
+from ..engine.networks.readout import FreeFlight, Readout, least_jacobian
 from ..engine.residuals import Term
 from ..errors import DivergedError
-from ..problems.lagrangian import Lagrangian, guard_equation, lagrangian
-from .build import join, rebuild_fields, window_edges
+from ..problems.lagrangian import Lagrangian, first_velocity, guard_equation, lagrangian
+from .build import join, window_edges, window_field, windows_solved
 from .collocation import Collocation
 from .options import LagrangianOptions
 from .trainer import Present
@@ -48,7 +50,10 @@ class LagrangianPinn(Collocation):
     def rebuild(case: Case, architecture: Mapping[str, Any]) -> Field:
         """See `SolverTrainer.rebuild`."""
         labels = _Labels(case)
-        return labels.joined(rebuild_fields(labels.case, architecture, labels.handed_over))
+        fields: list[Field] = []
+        for _ in range(windows_solved(labels.case, architecture)):
+            fields.append(labels.next_field(fields, restore=True).field)
+        return labels.joined(fields)
 
     @property
     def present(self) -> Present:
@@ -80,10 +85,11 @@ class LagrangianPinn(Collocation):
             self._refuse_crossing(window - 1, self.finished[-1])
         super()._open(window, weights)
 
-    def _handed_over(self) -> Field | None:
-        if not self.finished:
-            return None
-        return self.labels.handed_over(self.finished[-1], len(self.finished) - 1)
+    def _next_field(self, *, restore: bool) -> Constrained:
+        return self.labels.next_field(self.finished, restore=restore)
+
+    def _state(self) -> Field:
+        return self.labels.readout(self.finished[-1], len(self.finished) - 1, at_rest=True)
 
     def _terms(self) -> list[Term]:
         terms = super()._terms()
@@ -118,8 +124,13 @@ class _Labels:
         edges = window_edges(case.problem, case.solver)
         assert edges is not None
         self.edges = edges
+        names = case.problem.coordinates
+        self.space = [names.index(name) for name in case.problem.namespace.space]
+        self.time = names.index(str(case.problem.time))
 
-    def readout(self, field: Field, window: int, *, at_rest: bool = False) -> Readout:
+    def readout(
+        self, field: Field, window: int, *, at_rest: bool = False, speeds: bool = False
+    ) -> Readout:
         """A window's field at positions.
 
         Args:
@@ -127,24 +138,42 @@ class _Labels:
             window: its number.
             at_rest: in the frame of the drift, with displacements of zero: as labels given out
                 anew see it.
+            speeds: in that frame, the velocities of the paths.
         """
         problem = self.form.problem
-        names, time = problem.coordinates, str(problem.time)
+        still = at_rest or speeds
         return Readout(
             field,
             problem.bounds,
-            space=[names.index(name) for name in problem.namespace.space],
-            time=names.index(time),
-            periodic=[names.index(name) for name in problem.periodic],
-            drift=[0.0] * len(self.form.drift) if at_rest else self.form.drift,
+            space=self.space,
+            time=self.time,
+            periodic=[problem.coordinates.index(name) for name in problem.periodic],
+            drift=[0.0] * len(self.form.drift) if still else self.form.drift,
             start=self.edges[0],
             since=self.edges[window],
             at_rest=at_rest,
+            speeds=speeds,
         )
 
-    def handed_over(self, field: Field, window: int) -> Field:
-        """What the window after one starts from."""
-        return self.readout(field, window, at_rest=True)
+    def next_field(self, fields: Sequence[Field], *, restore: bool) -> Constrained:
+        """The field of the window after some finished ones, in labels; see `window_field`."""
+        window, problem = len(fields), self.form.problem
+        state: Field | None = None
+        if fields:
+            state = self.readout(fields[-1], window - 1, at_rest=True)
+            velocity: Field = self.readout(fields[-1], window - 1, speeds=True)
+        else:
+            velocity = SymbolicField(problem.coordinates, first_velocity(self.form))
+        flight = FreeFlight(
+            velocity,
+            len(problem.fields) - len(self.space),
+            space=self.space,
+            time=self.time,
+            since=self.edges[window],
+            bounds=problem.bounds,
+            restore=restore,
+        )
+        return window_field(self.case, window, state, restore=restore, added=[flight])
 
     def joined(self, fields: list[Field]) -> Field:
         """All windows at positions, as one."""
@@ -153,8 +182,7 @@ class _Labels:
     def bounds(self, window: int) -> list[tuple[float, float]]:
         """The box of a window, without the halving of a reflection."""
         bounds = [(float(low), float(high)) for low, high in self.form.problem.bounds]
-        axis = self.form.problem.coordinates.index(str(self.form.problem.time))
-        bounds[axis] = (self.edges[window], self.edges[window + 1])
+        bounds[self.time] = (self.edges[window], self.edges[window + 1])
         return bounds
 
 

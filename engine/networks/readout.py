@@ -40,6 +40,7 @@ class Readout(Field):
         start: t0, from which the drift is counted.
         since: the moment at which displacements of this field are zero.
         at_rest: append zero displacements, as the state that a next window of labels starts from.
+        speeds: in place of the states give the velocities of the paths, in the drift's frame.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Readout(Field):
         start: float,
         since: float,
         at_rest: bool = False,
+        speeds: bool = False,
     ) -> None:
         super().__init__()
         self.field = field
@@ -61,7 +63,7 @@ class Readout(Field):
         self.space, self.time = tuple(space), time
         self.periodic = frozenset(periodic)
         self.drift, self.start, self.since = tuple(drift), start, since
-        self.at_rest = at_rest
+        self.at_rest, self.speeds = at_rest, speeds
         units = [tuple(int(i == a) for i in range(len(bounds))) for a in self.space]
         self._slopes = algebra_for(units, len(bounds))
         self._units = units
@@ -70,7 +72,8 @@ class Readout(Field):
         """See `Field.jet`."""
         with torch.no_grad():
             labels = self.labels(points)
-            found = self._inverted(labels, algebra) if algebra.order else self._values(labels)
+            plain = not (algebra.order or self.speeds)
+            found = self._values(labels) if plain else self._inverted(labels, algebra)
         if self.at_rest:
             zeros = found.new_zeros((*found.shape[:2], len(self.space)))
             found = torch.cat([found, zeros], dim=2)
@@ -325,18 +328,32 @@ class Readout(Field):
             )
             moved[0] = 0
             offsets = offsets - torch.einsum("pij,cpj->cpi", inverse, moved - aims)
-        return self._composed(coefficients[..., :-n], source, algebra, offsets, elapsed)
+        states, within = coefficients[..., :-n], source
+        if self.speeds:
+            states, within = self._later(coefficients[..., -n:], source)
+        return self._composed(states, within, algebra, offsets, elapsed)
+
+    def _later(self, coefficients: Tensor, source: JetAlgebra) -> tuple[Tensor, JetAlgebra]:
+        """Taylor coefficients of the time derivative, and the algebra that carries them."""
+        raised = {
+            index: tuple(k + (axis == self.time) for axis, k in enumerate(index))
+            for index in source.indices
+        }
+        kept = [index for index in source.indices if raised[index] in source.indices]
+        rows = [
+            raised[index][self.time] * coefficients[source.channel(raised[index])] for index in kept
+        ]
+        return torch.stack(rows), JetAlgebra(tuple(kept))
 
     def _source(self, algebra: JetAlgebra) -> JetAlgebra:
         """What must be known by label for the derivatives of an algebra by position."""
         dimension = algebra.dimension
-        late = max(index[self.time] for index in algebra.indices)
+        late = max(index[self.time] for index in algebra.indices) + self.speeds
+        most = algebra.order + self.speeds
         ranges = [
             range((late if axis == self.time else algebra.order) + 1) for axis in range(dimension)
         ]
-        return algebra_for(
-            [i for i in itertools.product(*ranges) if sum(i) <= algebra.order], dimension
-        )
+        return algebra_for([i for i in itertools.product(*ranges) if sum(i) <= most], dimension)
 
     def _composed(
         self,
@@ -359,6 +376,87 @@ class Readout(Field):
             powers[index] = algebra.multiply(powers[lower], axes[axis])
             total = total + coefficients[channel] * powers[index]
         return total
+
+
+class FreeFlight(Field):
+    """Displacements of labels that keep their first velocity v(X), slowed so that none meet.
+
+    ``d = v e / sqrt(1 + (s e)^2)`` with e the time since the start and s the fastest rate at which
+    v lets paths converge: in one space coordinate ``J >= 1 - s e / sqrt(1 + (s e)^2) > 0``.
+    Only a start for what is trained: correct to second order in e.
+
+    Args:
+        velocity: v by space coordinate, at the start.
+        states: number of fields before the displacements, which are left at zero.
+        space: axes of the space coordinates.
+        time: axis of time.
+        since: the start.
+        bounds: of every coordinate.
+        restore: the rate will be loaded, so it need not be computed.
+    """
+
+    def __init__(
+        self,
+        velocity: Field,
+        states: int,
+        *,
+        space: Sequence[int],
+        time: int,
+        since: float,
+        bounds: Sequence[tuple[float, float]],
+        restore: bool,
+    ) -> None:
+        super().__init__()
+        # Not a submodule: the state of a window does not hold that of the one before.
+        object.__setattr__(self, "velocity", velocity)
+        self.velocity: Field
+        self.states, self.space, self.time, self.since = states, tuple(space), time, since
+        self.rate: Tensor
+        rate = torch.zeros(1, dtype=torch.float64) if restore else self._convergence(bounds)
+        self.register_buffer("rate", rate)
+
+    def jet(self, points: Tensor, algebra: JetAlgebra, context: Context | None = None) -> Tensor:
+        """See `Field.jet`."""
+        velocity = self._at_start(points, algebra).clone()
+        for channel, index in enumerate(algebra.indices):
+            if index[self.time]:
+                velocity[channel] = 0
+        elapsed = algebra.lift(points)[:, :, self.time : self.time + 1]
+        elapsed[0] -= self.since
+        square = self.rate.to(points).square() * algebra.multiply(elapsed, elapsed)
+        square[0] += 1
+        time = algebra.multiply(elapsed, algebra.apply(_inverse_root, square))
+        flown = algebra.multiply(velocity, time)
+        return torch.cat([flown.new_zeros((*flown.shape[:2], self.states)), flown], dim=2)
+
+    def _at_start(self, points: Tensor, algebra: JetAlgebra) -> Tensor:
+        frozen = points.clone()
+        frozen[:, self.time] = self.since
+        trained = next(self.velocity.parameters(), points)
+        with torch.no_grad():
+            return self.velocity.jet(frozen.to(trained), algebra).to(points)
+
+    def _convergence(self, bounds: Sequence[tuple[float, float]]) -> Tensor:
+        """The largest eigenvalue of the symmetric part of -grad v, at least 0."""
+        count = 1025 if len(self.space) == 1 else 65
+        axes = [
+            torch.linspace(low, high, 1 if axis == self.time else count, dtype=torch.float64)
+            for axis, (low, high) in enumerate(bounds)
+        ]
+        units = [tuple(int(i == a) for i in range(len(bounds))) for a in self.space]
+        algebra = algebra_for(units, len(bounds))
+        bundle = self._at_start(torch.cartesian_prod(*axes), algebra)
+        slopes = torch.stack([bundle[algebra.channel(unit)] for unit in units], dim=2)
+        rates = torch.linalg.eigvalsh(-(slopes + slopes.mT) / 2)
+        return rates.max().clamp_min(0).reshape(1).double()
+
+
+def _inverse_root(z: Tensor, order: int) -> list[Tensor]:
+    """Normalised derivatives of z^(-1/2)."""
+    out = [z.rsqrt()]
+    for m in range(1, order + 1):
+        out.append(out[-1] / z * ((0.5 - m) / m))
+    return out
 
 
 def least_jacobian(
