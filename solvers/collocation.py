@@ -63,9 +63,9 @@ LARGEST_INVERSE = 20_000
 """Parameters up to which a dense inverse Hessian is kept: 3 GiB, and as much for each copy."""
 
 
-Rearrange = Callable[[Field, Tensor, np.ndarray, Sequence[int]], None]
-"""Lets a field move its parts: given candidates for points, the size of the residual at each, and
-a seed."""
+Rearrange = Callable[[Field, Tensor, np.ndarray, Sequence[int], bool], None]
+"""Lets a field move its parts: given candidates for points, the size of the residual at each, a
+seed, and whether it has not been trained yet."""
 
 
 class Collocation:
@@ -75,7 +75,7 @@ class Collocation:
         case: what is solved and how.
         device: where.
         causal: settings of the causal weights, None for plain ones.
-        rearrange: called before fresh points are drawn.
+        rearrange: called for a new field and before fresh points are drawn.
     """
 
     def __init__(
@@ -352,6 +352,8 @@ class Collocation:
             # What is small or large is told by the residual that training starts from.
             size = self._training_residual()
             self.scale = size**2 if 0 < size < math.inf else 1.0
+        if weights is None and (before is None or not self.options.warm_start):
+            self._rearrange(new=True)
         if weights is None and self.options.points.rule(self._optimizer_name) == "rad":
             # Where the residual is not a number there is nothing to choose points by: the first
             # step says so, and there is a state to keep.
@@ -594,11 +596,7 @@ class Collocation:
         reweighed = False
         if resampled:
             self.round += 1
-            if self.rearrange is not None:
-                drawn = self._draw(self.terms[0], 0, self.round, CANDIDATES)
-                seed = (self.case.run.seed, self.window, 4_000, self.round)
-                candidates = torch.as_tensor(drawn).to(self.device, self.dtype)
-                self.rearrange(self.current.field, candidates, self._magnitude(drawn), seed)
+            self._rearrange(new=False)
             self._resample()
         if not isinstance(self.weighting, Fixed) and self.weighting.due(self.window_step):
             self._rebalance(self.weighting)
@@ -610,6 +608,14 @@ class Collocation:
                 reweighed = True
         if resampled or reweighed:
             self._renew(resampled=resampled)
+
+    def _rearrange(self, *, new: bool) -> None:
+        if self.rearrange is None:
+            return
+        drawn = self._draw(self.terms[0], 0, self.round, CANDIDATES)
+        seed = (self.case.run.seed, self.window, 4_000, self.round)
+        candidates = torch.as_tensor(drawn).to(self.device, self.dtype)
+        self.rearrange(self.current.field, candidates, self._magnitude(drawn), seed, new)
 
     def _rebalance(self, weighting: GradientNorm | NtkTrace | ResidualAttention) -> None:
         if isinstance(weighting, ResidualAttention):

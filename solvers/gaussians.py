@@ -21,6 +21,8 @@ from ..engine.networks.gaussians import GaussianFeatures
 from .collocation import Collocation
 from .options import GaussiansOptions
 
+SETTLING = 10
+"""Points for each Gaussian by which first means are spread."""
 SAMPLES = 4
 """Points for each Gaussian at which a merge must leave the features as they are."""
 
@@ -31,15 +33,22 @@ class PhysicsInformedGaussians(Collocation):
     def __init__(self, case: Case, device: torch.device) -> None:
         options = case.solver
         assert isinstance(options, GaussiansOptions)
-        share = options.gaussians.reborn
+        chosen = options.gaussians
 
         def rearrange(
-            field: Field, candidates: Tensor, residual: np.ndarray, seed: Sequence[int]
+            field: Field, candidates: Tensor, residual: np.ndarray, seed: Sequence[int], new: bool
         ) -> None:
             for features in field.modules():
-                if not isinstance(features, GaussianFeatures) or features.settings.own:
+                if not isinstance(features, GaussianFeatures):
                     continue
-                count = round(share * features.settings.count)
+                if new:
+                    if chosen.begin == "residual":
+                        enough = SETTLING * features.settings.count
+                        features.settle(candidates[:enough], np.nan_to_num(residual[:enough]))
+                    continue
+                if chosen.reborn == 0:
+                    continue
+                count = round(chosen.reborn * features.settings.count)
                 points = candidates.cpu().double().numpy()
                 births = sampling.rad(points, residual, count, 2.0, 0.0, seed=tuple(seed))
                 redistribute(
@@ -48,5 +57,6 @@ class PhysicsInformedGaussians(Collocation):
                     torch.as_tensor(births).to(candidates),
                 )
 
-        applies = share > 0 and not options.gaussians.separable
-        super().__init__(case, device, None, rearrange if applies else None)
+        applies = chosen.sets == "shared" and not chosen.separable
+        active = chosen.begin == "residual" or chosen.reborn > 0
+        super().__init__(case, device, None, rearrange if applies and active else None)

@@ -118,6 +118,11 @@ class GaussianFeatures:
     density: Mapping[str, float] = option(
         dict, "first Gaussians along a coordinate, relative to the others", above=0.0, high=1e3
     )
+    begin: Literal["even", "residual"] = option(
+        "even",
+        "first means: spread evenly, or more of them where the residual of the untrained field is "
+        "large; shared sets only",
+    )
     moving: bool = option(True, "train means and covariances, not the weights alone")
     reborn: float = option(
         0.05,

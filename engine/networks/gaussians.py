@@ -123,9 +123,11 @@ class GaussianFeatures(nn.Module):
         sets = settings.channels if settings.own else 1
         density = torch.tensor(settings.density or (1.0,) * dimension, dtype=torch.float64)
         density = density / density.log().mean().exp()
+        # In these units of length, spacings are alike along all axes.
+        self.metric = density / (inner[:, 1] - inner[:, 0])
         drawn = [_spread(inner, density, settings.count, generator) for _ in range(sets)]
         self.means = nn.Parameter(torch.cat(drawn))
-        spacing = (inner[:, 1] - inner[:, 0]) / density * settings.count ** (-1 / dimension)
+        spacing = settings.count ** (-1 / dimension) / self.metric
         self.floor: Tensor
         self.register_buffer("floor", settings.floor * spacing, persistent=False)
         widths = torch.log(settings.overlap * spacing).expand(len(self.means), dimension)
@@ -159,6 +161,27 @@ class GaussianFeatures(nn.Module):
         scaled = (points - self.centre.to(points)) * self.stretch.to(points)
         bells = Bells(scaled, self.means, 1 / self.widths(), self.shears, self.periodic)
         return bells.coefficient((0,) * points.shape[1])
+
+    def settle(self, points: Tensor, weight: np.ndarray) -> None:
+        """Spread means as a weight says, and make widths what their distances are.
+
+        Args:
+            points: even over the domain, several for each Gaussian, shape (m, d).
+            weight: of each, such as the size of the residual, shape (m,).
+        """
+        scaled = ((points - self.centre.to(points)) * self.stretch.to(points)).cpu().double()
+        sample = (scaled * self.metric).numpy()
+        # Half of the weight is even: no part of the domain goes without.
+        weight = 1 + weight / max(float(weight.mean()), 1e-300)
+        steps = (np.arange(len(self.means)) + 0.5) / len(self.means)
+        chosen = np.searchsorted(np.cumsum(weight) / weight.sum(), steps)
+        centres = _tessellated(sample, sample[chosen], weight)
+        around = min(2 * sample.shape[1], len(centres) - 1)
+        apart = KDTree(centres).query(centres, around + 1)[0][:, 1:].mean(1)
+        with torch.no_grad():
+            self.means.copy_(torch.from_numpy(centres) / self.metric)
+            spacing = torch.from_numpy(apart)[:, None] / self.metric
+            self.log_widths.copy_(torch.log(self.settings.overlap * spacing))
 
     def place(self, which: Tensor, points: Tensor, others: Tensor, shrink: float) -> None:
         """Put some Gaussians elsewhere, with axes along the coordinates.
@@ -305,7 +328,7 @@ class GaussianFeatures(nn.Module):
 
 
 def _spread(box: Tensor, density: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Points that fill a box evenly: the centres of a Voronoi tessellation (Lloyd's iteration).
+    """Points that fill a box evenly.
 
     Args:
         box: shape (d, 2).
@@ -320,13 +343,25 @@ def _spread(box: Tensor, density: Tensor, count: int, generator: torch.Generator
     sobol = qmc.Sobol(len(box), rng=np.random.default_rng(seed))
     unit = sobol.random_base2(math.ceil(math.log2(SAMPLES * count)))
     sample = unit * density.numpy()
-    centres = sample[:count]
+    centres = _tessellated(sample, sample[:count], np.ones(len(sample)))
+    return box[:, 0] + (box[:, 1] - box[:, 0]) * torch.from_numpy(centres) / density
+
+
+def _tessellated(sample: np.ndarray, centres: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Centroids of the Voronoi cells of themselves, by Lloyd's iteration on weighted points.
+
+    Args:
+        sample: shape (m, d).
+        centres: to begin with, shape (n, d).
+        weight: of the sample, shape (m,).
+    """
+    count = len(centres)
     for _ in range(ROUNDS):
         nearest = KDTree(centres).query(sample)[1]
-        weight = np.bincount(nearest, minlength=count)[:, None]
-        sums = np.stack([np.bincount(nearest, s, minlength=count) for s in sample.T], axis=1)
-        centres = np.where(weight > 0, sums / np.maximum(weight, 1), centres)
-    return box[:, 0] + (box[:, 1] - box[:, 0]) * torch.from_numpy(centres) / density
+        mass = np.bincount(nearest, weight, minlength=count)[:, None]
+        sums = [np.bincount(nearest, weight * s, minlength=count) for s in sample.T]
+        centres = np.where(mass > 0, np.stack(sums, axis=1) / np.maximum(mass, 1e-300), centres)
+    return centres
 
 
 class _Features(Function):

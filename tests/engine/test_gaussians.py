@@ -320,3 +320,17 @@ def test_gaussians_that_do_not_move_have_rows_of_their_weights_alone() -> None:
     slow = rows_by_autograd(scalar(field.jet(points, LAPLACIAN)), trained)
     assert (fast - slow).abs().max() < 1e-12 * slow.abs().max()
     assert {id(p) for record in tape for p in record.parameters()} == {id(p) for p in trained}
+
+
+def test_means_settle_where_the_weight_is() -> None:
+    made, even = features(count=200), features(count=200)
+    points = inside(BOX, 2000)
+    made.settle(points, torch.exp(-20 * (points[:, 0] - 1.0) ** 2).numpy())
+
+    def near(chosen: GaussianFeatures) -> Tensor:
+        return (chosen.means[:, 0] / chosen.stretch[0] + chosen.centre[0] - 1.0).abs() < 0.2
+
+    assert int(near(made).sum()) > 2 * int(near(even).sum()) > 0
+    assert int((~near(made)).sum()) > 60, "no part goes without"
+    widths = made.log_widths.detach().mean(1)
+    assert float(widths[near(made)].mean()) < float(widths[~near(made)].mean()) - 0.2
