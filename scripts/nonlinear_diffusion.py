@@ -1,4 +1,4 @@
-"""Solve `nonlinear_diffusion_2d` with Gaussians and compare with finite differences.
+"""Solve `nonlinear_diffusion_2d` as it recommends itself, and compare with finite differences.
 
 The automatic reference does not resolve the fronts, at which the diffusivity vanishes. Here the
 equation is taken in conservative form, u_t = alpha/2 lap(u^2), with second-order differences and
@@ -25,22 +25,13 @@ Array = NDArray[np.float64]
 NAME = "nonlinear_diffusion_2d"
 CELLS = 100
 MOMENTS = 11
-SOLVER = {
-    "name": "gaussians",
-    "gaussians": {"separable": True, "count": 24, "features": 40, "density": {"t": 0.4}},
-    "points": {"interior": 5000, "initial": 1000},
-    "weighting": {"name": "fixed", "values": {"initial": 1000}},
-    "optimizer": {"name": "gauss_newton", "patience": None},
-}
 
 
 def main(out: str, budget: str = "10 min") -> None:
     """Train into a run folder, or go on with one that is there, and print the error."""
     problem = registry.get(NAME)
     folder = Path(out)
-    solution = residua.solve(
-        problem, solver=SOLVER, run={"budget": budget}, out=folder, resume=folder.exists()
-    )
+    solution = residua.solve(problem, run={"budget": budget}, out=folder, resume=folder.exists())
     coarse, fine = differences(problem, CELLS), differences(problem, 2 * CELLS)[:, ::2, ::2]
     reference = fine + (fine - coarse) / 3
     line = np.linspace(-1, 1, CELLS + 1)
