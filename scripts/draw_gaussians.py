@@ -20,10 +20,11 @@ from matplotlib.patches import Polygon
 
 from residua.config import make_case
 from residua.engine.networks.gaussians import GaussianFeatures
+from residua.problems import registry
 from residua.solvers.gaussians import PhysicsInformedGaussians
 
 PLACE = Path(__file__).parents[1] / "docs" / "gaussians.png"
-STEPS = (0, 20, 60)
+STEPS = (0, 15, 100)
 SOLVER = {
     "name": "gaussians",
     "symmetry": "none",
@@ -36,7 +37,7 @@ CIRCLE = np.linspace(0, 2 * math.pi, 100)
 
 def main() -> None:
     """Train, and draw three moments of it."""
-    case = make_case("burgers", SOLVER, {"budget": 3600})
+    case = make_case(registry.get("burgers", nu=0.02), SOLVER, {"budget": 3600})
     trainer = PhysicsInformedGaussians(case, torch.device("cpu"))
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), sharey=True, layout="constrained")
     done = 0
