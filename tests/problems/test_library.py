@@ -137,6 +137,10 @@ DEFINITIONS = {
         "u_t + 100/16*u*u_x + 100/16^2*u_xx + 100/16^4*u_xxxx = 0",
         "cos(x)*(1 + sin(x))",
     ),
+    "lid_driven_cavity": (
+        "psi_y*d(lap(psi), x) - psi_x*d(lap(psi), y) = 0.01*lap(lap(psi))",
+        None,
+    ),
     "nonlinear_diffusion_2d": (
         "u_t = 0.05*(u*u_xx + u_x^2 + u*u_yy + u_y^2)",
         "exp(-10*(x - 0.3)^2 - 10*(y - 0.2)^2)/4 + 2*exp(-15*(x + 0.5)^2 - 15*(y + 0.1)^2)/5"
