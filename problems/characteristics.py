@@ -24,7 +24,7 @@ from .equation import Equation, MultiIndex, evaluate
 if TYPE_CHECKING:
     from .problem import Problem
 
-__all__ = ["Carried", "NotCarried", "breakdown", "mean_velocity", "read_carried"]
+__all__ = ["Carried", "NotCarried", "breakdown", "initial_spread", "mean_velocity", "read_carried"]
 
 Array = NDArray[np.float64]
 
@@ -124,6 +124,13 @@ def mean_velocity(problem: Problem, carried: Carried) -> tuple[float, ...]:
         small = not np.isfinite(mean) or abs(mean) <= 1e-9 * float(np.max(np.abs(found)))
         means.append(0.0 if small else mean)
     return tuple(means)
+
+
+def initial_spread(problem: Problem) -> dict[str, float]:
+    """Half the range of the initial values of each field; 1 where they are constant."""
+    values, _ = _start(problem, 64)
+    spread = {name: float(np.ptp(values[name])) / 2 for name in problem.fields}
+    return {name: s if np.isfinite(s) and s > 0 else 1.0 for name, s in spread.items()}
 
 
 def breakdown(problem: Problem, carried: Carried) -> float | None:

@@ -13,6 +13,7 @@ from ..engine.networks.ansatz import Windows
 from ..engine.networks.field import Field
 from ..engine.networks.gaussians import GaussianSettings
 from ..errors import DataError
+from ..problems.characteristics import initial_spread
 from ..problems.problem import Problem
 from . import BACKENDS
 from .options import GaussianFeatures, GaussiansOptions, LagrangianOptions, SolverOptions
@@ -54,11 +55,12 @@ def _branches(problem: Problem, options: SolverOptions) -> tuple[Branch, ...]:
     """Networks of their own for states and displacements of a problem in labels."""
     if not isinstance(options, LagrangianOptions):
         return ()
-    axes = len(problem.namespace.space)
-    states, network, paths = len(problem.fields) - axes, options.network, options.paths
+    axes, network, paths = len(problem.namespace.space), options.network, options.paths
+    spread = initial_spread(problem)
+    states = tuple(NEAR_REST * spread[name] for name in problem.fields[:-axes])
     return (
-        Branch(states, network.width, network.depth, NEAR_REST),
-        Branch(axes, paths.width, paths.depth, NEAR_REST),
+        Branch(len(states), network.width, network.depth, states),
+        Branch(axes, paths.width, paths.depth, (NEAR_REST,) * axes),
     )
 
 

@@ -38,7 +38,6 @@ class LagrangianPinn(Collocation):
 
     def __init__(self, case: Case, device: torch.device) -> None:
         self.labels = _Labels(case)
-        self.least: list[tuple[float, float]] = []
         super().__init__(self.labels.case, device, None)
 
     @property
@@ -65,12 +64,15 @@ class LagrangianPinn(Collocation):
         """The least J of every window and when it occurs."""
         found = [self._least(w, f) for w, f in enumerate([*self.finished, self.current.field])]
         form = self.labels.form
+        notes = list(self.notes)
         if found[-1][0] <= self.labels.options.guard:
-            self._note(_crossing(found[-1], self.problem.time))
-            self.notes[-1] += ": the read-out there is not to be trusted"
+            # A run that ends before its last window is done is not refused, only warned of.
+            crossing = _crossing(found[-1], self.problem.time)
+            notes.append(f"{crossing}: the read-out there is not to be trusted")
         return {
             "least_jacobian": [{"value": value, "time": time} for value, time in found],
             "drift": dict(zip(self.problem.namespace.space, form.drift, strict=True)),
+            "notes": notes,
         }
 
     def step(self, seconds_left: float) -> Progress:

@@ -173,7 +173,7 @@ class Readout(Field):
             new = torch.where(inside, new, (low[active] + high[active]) / 2)
             new = torch.where(g == 0, here, new)
             x[active] = new
-            active = active[(new - here).abs() > small]
+            active = active[((new - here).abs() > small) & (g.abs() > small)]
             if not len(active):
                 break
         places[:, axis] = x
