@@ -171,9 +171,10 @@ class Readout(Field):
             new = here - g / slope
             inside = (new > low[active]) & (new < high[active])
             new = torch.where(inside, new, (low[active] + high[active]) / 2)
-            new = torch.where(g == 0, here, new)
+            # At rounding the sign of g says nothing, nor does the bracket.
+            new = torch.where(g.abs() <= small, here, new)
             x[active] = new
-            active = active[((new - here).abs() > small) & (g.abs() > small)]
+            active = active[(new - here).abs() > small]
             if not len(active):
                 break
         places[:, axis] = x
