@@ -133,7 +133,8 @@ def measure_row(
     finally:
         for channel in channels.values():
             channel.close()
-    error = "; ".join(wrong.values()) or found[KINDS[row.kind][0]].get("failed")
+    ours = [entry["failed"] for name, entry in found.items() if _is_ours(name, entry)]
+    error = "; ".join([*wrong.values(), *ours]) or None
     return {
         **row.plain(),
         "name": row.name,
@@ -141,6 +142,11 @@ def measure_row(
         "contenders": found,
         "ratios": ratios(found, row.kind),
     }
+
+
+def _is_ours(name: str, entry: Mapping[str, Any]) -> bool:
+    """Whether it is the engine that failed; a peer may."""
+    return name.startswith("residua") and "failed" in entry
 
 
 @contextlib.contextmanager
@@ -187,7 +193,10 @@ def disagreements(
     for name, vector in vectors.items():
         what = name.split()[-1] if name.split()[-1] in ("jacobian", "iteration") else ""
         peers = [n for n in vectors if n.endswith(what) and not n.startswith("residua")]
-        reference = peers[0] if peers else name
+        if not peers:
+            wrong[name] = f"{name} has nobody left to be compared with"
+            continue
+        reference = peers[0]
         true, size = vectors[reference].astype(float), found[reference]["loss"]
         loss = abs(found[name]["loss"] - size) / abs(size)
         gradient = math.inf

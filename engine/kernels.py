@@ -283,7 +283,8 @@ def _loops(plan: Composition, rule: ScalarRule, z: Tensor, *others: Tensor) -> n
 def _agrees(plan: Composition, rule: ScalarRule, dtype: torch.dtype) -> bool:
     """Whether loops and operations give the same on numbers of order one."""
     generator = torch.Generator().manual_seed(0)
-    shape = (plan.channels, 61, 2 + native.WORTHWHILE // (61 * plan.channels))
+    # More than a loop that is shared by threads begins with, and no multiple of any vector.
+    shape = (plan.channels, 61, 2 + native.PARALLEL // 61)
     z, adjoint = torch.randn(2, *shape, generator=generator, dtype=torch.float64).to(dtype)
     found, expected = torch.empty_like(z), torch.empty_like(z)
     pulled, right = torch.empty_like(z), torch.empty_like(z)
@@ -430,7 +431,8 @@ def outer_products(left: Tensor, right: Tensor, out: Tensor | None = None) -> Te
     if out is None:
         out = left.new_empty(points, outputs * inputs)
     loop = None
-    if native.suits(right) and left.is_contiguous() and right.is_contiguous():
+    fits = out.dtype == left.dtype == right.dtype and out.stride(1) == 1
+    if fits and native.suits(right) and left.is_contiguous() and right.is_contiguous():
         loop = native.compile_outer(channels, outputs, inputs, left.dtype)
     if loop is None:
         out.copy_(torch.bmm(left.permute(1, 2, 0), right.permute(1, 0, 2)).flatten(1))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 from ..errors import ResourceError
 
-__all__ = ["LARGEST", "free_memory", "require_jacobian", "require_state"]
+__all__ = ["free_memory", "require_jacobian", "require_state"]
 
-LARGEST = 8 * 2**30
-"""Bytes a Jacobian may have where the free memory is not known."""
+UNKNOWN = 8 * 2**30
+"""Bytes a Jacobian and its factors may have where the free memory is not known."""
 COPIES = 4
 """Of all parameters, at least: themselves, their gradient, and two of an optimiser's state."""
 
@@ -26,8 +24,9 @@ def require_jacobian(rows: int, columns: int, item: int, allowed: float) -> None
     Raises:
         ResourceError: with the sizes, and what to use instead.
     """
-    copies = 2 if rows < columns else 1  # in residual space a scaled one is kept beside it
-    size = item * (copies * rows * columns + 2 * min(rows, columns) ** 2)
+    # Beside it a scaled one in residual space, or orthogonal factors once the damping is small; and
+    # a normal matrix, its factor and one kept from an earlier step.
+    size = item * (2 * rows * columns + 3 * min(rows, columns) ** 2)
     if size > allowed:
         raise ResourceError(
             f"the Jacobian of {rows} residuals by {columns} parameters and its factors need "
@@ -53,7 +52,7 @@ def require_state(parameters: int, item: int, allowed: float) -> None:
 
 
 def free_memory() -> float:
-    """Bytes that new work may take without swapping; infinite where the system does not say."""
+    """Bytes that new work may take without swapping; a guess where the system does not say."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             for line in file:
@@ -61,4 +60,4 @@ def free_memory() -> float:
                     return 1024.0 * int(line.split()[1])
     except (OSError, ValueError):
         pass
-    return math.inf
+    return float(UNKNOWN)

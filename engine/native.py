@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -48,6 +49,10 @@ WORTHWHILE = 8192
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 SWITCH = "RESIDUA_NATIVE"
 """Environment variable; 0 keeps to torch's operations."""
+PARALLEL = 16384
+"""Elements of a channel from which on threads share a loop."""
+PATIENCE = 60.0
+"""Seconds a compiler may take; one that takes longer is not asked again."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,8 @@ typedef double real; typedef unsigned long long bits;
     + EXPONENTIAL,
 }
 
+_GIVEN_UP = "the compiler took too long"
+_built: list[str] = []
 _told: set[str] = set()
 
 
@@ -113,11 +120,9 @@ def suits(bundle: Tensor) -> bool:
 
 
 def status() -> str:
-    """What does the element-wise work on this machine, for records of a run."""
-    compiler = _compiler()
-    if compiler is None or _told:
-        return "torch operations" + "".join(f" ({reason})" for reason in sorted(_told))
-    return f"loops compiled by {Path(compiler).name}"
+    """What has done the element-wise work in this process so far, for records of a run."""
+    what = f"loops compiled by {Path(_built[0]).name}" if _built else "torch operations"
+    return what + "".join(f"; torch operations where {reason}" for reason in sorted(_told))
 
 
 class Loops:
@@ -232,7 +237,7 @@ def _loop(before: Sequence[str], body: Sequence[str]) -> list[str]:
     return [
         "{",
         *before,
-        "#pragma omp parallel for simd if(parallel: n > 16384)",
+        f"#pragma omp parallel for simd if(parallel: n > {PARALLEL})",
         "for (long i = 0; i < n; i++) {",
         *body,
         "}",
@@ -304,50 +309,78 @@ def compile_outer(
             left.shape[1], left.data_ptr(), right.data_ptr(), target.data_ptr(), target.stride(0)
         )
 
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn(channels, 70, outputs, generator=generator, dtype=torch.float64).to(dtype)
+    right = torch.randn(channels, 70, inputs, generator=generator, dtype=torch.float64).to(dtype)
+    found = left.new_zeros(70, outputs * inputs)
+    outer(left, right, found)
+    expected = torch.bmm(left.permute(1, 2, 0), right.permute(1, 0, 2)).flatten(1)
+    if (found - expected).abs().amax() > 1e3 * torch.finfo(dtype).eps * expected.abs().amax():
+        distrust("the Jacobian of a layer")
+        return None
     return outer
 
 
 @lru_cache(maxsize=1)
-def _compiler() -> str | None:
+def _compiler() -> tuple[str, ...] | None:
+    """The command, with the arguments that CC may give it."""
     if os.environ.get(SWITCH) == "0":
         _tell(f"{SWITCH} is 0", aloud=False)
         return None
-    named = os.environ.get("CC")
-    found = shutil.which(named) if named else None
-    for name in ("cc", "gcc", "clang"):
-        found = found or shutil.which(name)
-    if found is None or os.name == "nt":
-        _tell("no C compiler was found", aloud=False)
+    if os.name == "nt":
+        _tell("no C compiler is looked for on Windows", aloud=False)
         return None
-    return found
+    named = shlex.split(os.environ.get("CC", ""))
+    if named and shutil.which(named[0]) is None:
+        _tell(f"CC is '{named[0]}', which is no command")
+        return None
+    for command in (named, ["cc"], ["gcc"], ["clang"]):
+        if command and shutil.which(command[0]):
+            return tuple(command)
+    _tell("no C compiler was found", aloud=False)
+    return None
 
 
 def _build(source: str) -> ctypes.CDLL | None:
     """The loaded library; its files are gone when this returns."""
     compiler = _compiler()
-    if compiler is None:
+    if compiler is None or _GIVEN_UP in _told:
         return None
-    with tempfile.TemporaryDirectory(prefix="residua-native-") as folder:
-        path, target = Path(folder, "loops.c"), Path(folder, "loops.so")
-        path.write_text(source, "utf-8")
-        command = [compiler, *FLAGS, "-shared", "-fPIC", str(path), "-o", str(target)]
-        # torch's own OpenMP library is loaded already and is found by its name; where the compiler
-        # has no OpenMP, one thread does the work.
-        for flags in (["-fopenmp"], ["-fopenmp-simd"], []):
-            try:
-                done = subprocess.run(
-                    [*command, *flags], capture_output=True, text=True, timeout=120, check=False
-                )
-            except (OSError, subprocess.TimeoutExpired) as error:
-                _tell(f"{compiler} failed: {error}")
-                return None
-            if done.returncode == 0:
-                try:
-                    return ctypes.CDLL(str(target))
-                except OSError as error:
-                    _tell(f"what {compiler} made cannot be loaded: {error}")
-                    return None
-        _tell(f"{compiler} failed: {done.stderr.strip().splitlines()[-1:]}")
+    try:
+        with tempfile.TemporaryDirectory(prefix="residua-native-") as folder:
+            library = _compiled(compiler, source, Path(folder))
+    except subprocess.TimeoutExpired:
+        _tell(_GIVEN_UP)
+        return None
+    except OSError as error:  # no room, no permission, or a folder from which nothing is loaded
+        _tell(f"nothing can be compiled: {error}")
+        return None
+    if library is not None:
+        _built.append(compiler[0])
+    return library
+
+
+def _compiled(compiler: Sequence[str], source: str, folder: Path) -> ctypes.CDLL | None:
+    path, target = folder / "loops.c", folder / "loops.so"
+    path.write_text(source, "utf-8")
+    command = [*compiler, *FLAGS, "-shared", "-fPIC", str(path), "-o", str(target)]
+    # torch's own OpenMP library is loaded already and is found by its name; where the compiler has
+    # no OpenMP, one thread does the work.
+    errors = ""
+    for flags in (["-fopenmp"], ["-fopenmp-simd"], []):
+        done = subprocess.run(
+            [*command, *flags],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PATIENCE,
+            check=False,
+        )
+        if done.returncode == 0:
+            return ctypes.CDLL(str(target))
+        errors = done.stderr.strip()
+    last = errors.splitlines()[-1] if errors else "it said nothing"
+    _tell(f"{compiler[0]} failed: {last}")
     return None
 
 

@@ -37,6 +37,8 @@ from .taylor import JetAlgebra, MultiIndex, algebra_for
 
 BUNDLE_BYTES = 2**20
 """Largest bundle of a layer on a processor: with its adjoint and products it stays in cache."""
+BATCHED_ROWS = 64
+"""Rows of the Jacobian that one batched backward pass finds: it holds its graph for each."""
 LEAST_BLOCK, LARGEST_BLOCK = 256, 4096
 """Points per block on a processor; below, calls cost more than arithmetic."""
 
@@ -146,8 +148,11 @@ class ResidualEngine:
         return {
             name: torch.cat(
                 [
-                    self._block(name, points, where, cache)[0]
-                    for where, cache in points.blocks(self.block_size(name))
+                    points.points.new_empty(0, self.terms[name].count),
+                    *(
+                        self._block(name, points, where, cache)[0]
+                        for where, cache in points.blocks(self.block_size(name))
+                    ),
                 ]
             )
             for name, points in batch.items()
@@ -208,7 +213,9 @@ class ResidualEngine:
         rows = sum(len(points.points) * self.terms[name].count for name, points in batch.items())
         reference = self.parameters[0]
         shape = (rows, self.parameter_count)
-        jacobian = reference.new_empty(shape) if out is None or out.shape != shape else out
+        jacobian = out if out is not None and _fits(out, shape, reference) else None
+        if jacobian is None:
+            jacobian = reference.new_empty(shape)
         residual = torch.empty(rows, dtype=reference.dtype, device=reference.device)
         start = 0
         for name, points in batch.items():
@@ -217,7 +224,7 @@ class ResidualEngine:
                 tape: list[Record] = []
                 values, _ = self._block(name, points, where, cache, tape)
                 covered = {p for record in tape for p in record.parameters()}
-                by_layers = len(covered) == len(self.parameters)
+                by_layers = covered.issuperset(self.parameters)
                 if not by_layers:
                     # Layers on the tape stand apart from the graph: rows need one without it.
                     values, _ = self._block(name, points, where, cache)
@@ -266,8 +273,12 @@ class ResidualEngine:
         Batched where nothing on the way has an adjoint written by hand, which takes one at a time.
         """
         identity = torch.eye(len(values), dtype=values.dtype, device=values.device)
-        passes = [(slice(None), identity)] if batched else list(enumerate(identity))
-        for rows, seed in passes:
+        passes: list[int | slice] = list(range(len(values)))
+        if batched:
+            starts = range(0, len(values), BATCHED_ROWS)
+            passes = [slice(start, start + BATCHED_ROWS) for start in starts]
+        for rows in passes:
+            seed = identity[rows]
             gradients = torch.autograd.grad(
                 values,
                 self.parameters,
@@ -314,6 +325,11 @@ class ResidualEngine:
             if points.targets is not None:
                 values = values - points.targets[where]
         return values, bundle
+
+
+def _fits(out: Tensor, shape: tuple[int, int], like: Tensor) -> bool:
+    alike = out.dtype == like.dtype and out.device == like.device
+    return alike and out.shape == shape and out.is_contiguous() and not out.requires_grad
 
 
 @dataclass(frozen=True)

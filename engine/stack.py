@@ -32,8 +32,16 @@ Visitor = Callable[[int, Tensor, Tensor], None]
 """Called with a layer's number, its input bundle and the adjoint of its output bundle."""
 
 
+KEPT = 8
+"""Shapes whose arrays are kept: those of the blocks of a few terms."""
+
+
 class Workspace:
-    """Sets of arrays that passes borrow and give back."""
+    """Sets of arrays that passes borrow and give back.
+
+    Only the shapes used last are kept: points that are evaluated once and again, by the thousand or
+    by the dozen, would each leave their arrays behind.
+    """
 
     def __init__(self) -> None:
         self._free: dict[tuple, list[_Arrays]] = {}
@@ -41,12 +49,14 @@ class Workspace:
     def borrow(self, shape: tuple[int, int, int], layers: int, like: Tensor) -> _Arrays:
         """Arrays for bundles of a shape, new ones where all are in use."""
         key = (shape, layers, like.dtype, like.device)
-        kept = self._free.setdefault(key, [])
+        kept = self._free.get(key)
         return kept.pop() if kept else _Arrays(key, shape, layers, like)
 
     def give_back(self, arrays: _Arrays) -> None:
         """They may be borrowed again."""
-        self._free[arrays.key].append(arrays)
+        self._free[arrays.key] = [*self._free.pop(arrays.key, ()), arrays]
+        while len(self._free) > KEPT:
+            del self._free[next(iter(self._free))]
 
     def __deepcopy__(self, memo: object) -> Workspace:
         return Workspace()
@@ -201,8 +211,9 @@ class _Chain(Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (adjoint,) = grad_outputs
+        weights = ctx.saved_tensors  # refuses weights that were changed in place meanwhile
         if torch.is_grad_enabled():
-            return None, None, None, None, *_in_graph(ctx.run, ctx.saved_tensors, adjoint)
+            return None, None, None, None, *_in_graph(ctx.run, weights, adjoint)
         gradients: list[Tensor | None] = [None] * (2 * len(ctx.run.layers))
         needed = ctx.needs_input_grad[4:]
 

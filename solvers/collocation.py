@@ -476,7 +476,8 @@ class Collocation:
             linear,
             residuals,
             linearise,
-            exact=is_affine(residuals, linear),
+            # Single precision cannot tell a small curvature from rounding.
+            exact=self.dtype == torch.float64 and is_affine(residuals, linear),
             damping=chosen.damping,
             form=chosen.solver,
             acceleration=chosen.acceleration,
@@ -572,9 +573,11 @@ class Collocation:
         tensor = tensor.to(self.device, self.dtype)
         weight = self.weighting.weights.get(name, 1.0)
         weights = torch.full((len(tensor),), weight / len(tensor), dtype=self.dtype).to(self.device)
-        self.batch[name] = PointSet(tensor, weights, self._targets(name, tensor))
         if isinstance(self.weighting, ResidualAttention):
             self.weighting.renew(name, len(tensor))
+            if name in self.weighting.multipliers:
+                weights = self.weighting.multipliers[name].to(weights).square() / len(tensor)
+        self.batch[name] = PointSet(tensor, weights, self._targets(name, tensor))
 
     def _targets(self, name: str, points: Tensor) -> Tensor | None:
         term = self.engine.terms[name]
@@ -739,9 +742,7 @@ class Collocation:
         found = {}
         for name, members in self.batch.items():
             points = members.points[:: max(1, len(members.points) // KERNEL_SAMPLE)]
-            sample = PointSet(
-                points, torch.ones_like(points[:, 0]), self._targets(name, points)
-            )
+            sample = PointSet(points, torch.ones_like(points[:, 0]), self._targets(name, points))
             rows = self.engine.linearise({name: sample})[1]
             found[name] = float(rows.square().sum(1).mean())
         return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..engine.memory import LARGEST, free_memory, require_jacobian, require_state
+from ..engine.memory import free_memory, require_jacobian, require_state
 from .options import GaussNewton, SolverOptions, Spring
 
 if TYPE_CHECKING:
@@ -35,4 +35,4 @@ def check_memory(case: Case) -> None:
     free = free_memory()
     require_state(columns, item, free)
     if any(isinstance(stage, GaussNewton | Spring) for stage in solver.optimizer):
-        require_jacobian(rows, columns, item, min(free, LARGEST))
+        require_jacobian(rows, columns, item, free)

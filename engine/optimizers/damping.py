@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+from ...errors import ConfigurationError
 
 RESTART = 1e-3
 """Damping after a step that was given up."""
@@ -22,6 +25,10 @@ class Damping:
     """
 
     def __init__(self, first: float) -> None:
+        if not 0 < first < math.inf:
+            raise ConfigurationError(
+                "damping: out of range", found=first, advice="write a positive number, such as 1e-3"
+            )
         self.first = first
         self.value = first
         self.softened = False
@@ -33,6 +40,7 @@ class Damping:
 
     def accept(self, gain: float, least: float) -> None:
         """After a step with this gain ratio; never below what rounding allows."""
+        gain = min(max(gain, 0.0), 2.0)  # at a minimum rounding makes anything of it
         self.value *= min(max(1 / 4, 1 - (2 * gain - 1) ** 3), 2.0)
         self.value = max(self.value, least)
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from ...errors import DivergedError
+from ...errors import ConfigurationError, DivergedError
 from .damping import Damping
 from .least_squares import FORMS, Damped, Factor, Iterated, Normal, require_sum_of_squares
 
@@ -66,6 +66,14 @@ class GaussNewton:
         acceleration: bool = True,
         max_trials: int = 12,
     ) -> None:
+        for name, value, known in (
+            ("form", form, ("auto", *FORMS)),
+            ("line_search", line_search, ("damping", "grid")),
+        ):
+            if value not in known:
+                raise ConfigurationError(
+                    f"{name}: no such thing", found=value, advice=f"write one of {', '.join(known)}"
+                )
         self.parameters = list(parameters)
         self.residuals = residuals
         self.linearise = linearise
@@ -193,7 +201,9 @@ class GaussNewton:
         self.damping.load_state_dict(state)
         self.stalled = bool(state["stalled"])
         kept = state["earlier"]
-        self.earlier = None if kept is None else Factor(*kept)
+        if kept is not None:
+            kept = Factor(*(part.to(self.parameters[0].device) for part in kept))
+        self.earlier = kept
 
 
 TAKEOVER = 200

@@ -31,7 +31,7 @@ from scipy.linalg import get_blas_funcs, get_lapack_funcs
 from torch import Tensor
 
 from ...errors import ConfigurationError, DivergedError
-from ..memory import LARGEST, free_memory, require_jacobian
+from ..memory import free_memory, require_jacobian
 
 LEAST_COLUMN = 1e-8
 BLOCK = 96
@@ -153,6 +153,8 @@ class Iterated(Damped):
 
     def __init__(self, jacobian: Tensor, residual: Tensor, earlier: Factor) -> None:
         super().__init__(jacobian, residual)
+        if not bool(self.gradient.isfinite().all()):
+            raise DivergedError("the Jacobian is not finite")
         self.least = 4 * torch.finfo(jacobian.dtype).eps
         self.scale, self.factor = earlier
         self.worn = False
@@ -461,7 +463,7 @@ def require_memory(rows: int, columns: int, dtype: torch.dtype, device: torch.de
         ResourceError: with the sizes, and what to use instead.
     """
     on_gpu = device.type == "cuda"
-    allowed = torch.cuda.mem_get_info(device)[0] if on_gpu else min(free_memory(), LARGEST)
+    allowed = torch.cuda.mem_get_info(device)[0] if on_gpu else free_memory()
     require_jacobian(rows, columns, torch.finfo(dtype).bits // 8, allowed)
 
 

@@ -21,12 +21,12 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ...errors import DivergedError
+from ...errors import ConfigurationError, DivergedError
 from .line_search import Trial, rounding, strong_wolfe
 from .objective import Objective, assign, evaluate, flatten
 
@@ -94,6 +94,12 @@ class DenseInverse(InverseHessian):
     def __init__(
         self, size: int, update: Update = "ss_broyden", device: torch.device | str = "cpu"
     ) -> None:
+        if update not in get_args(Update):
+            raise ConfigurationError(
+                "update: no such member of Broyden's class",
+                found=update,
+                advice=f"write one of {', '.join(get_args(Update))}",
+            )
         self.kind: Update = update
         self.matrix = torch.eye(size, dtype=torch.float64, device=device)
         self.fresh = True
@@ -179,10 +185,12 @@ def scaling(update: Update, b: float, h: float, size: int) -> tuple[float, float
         return 1.0, 1.0
     shorter = min(1.0, 1 / b)
     a = b * h - 1
-    if update == "ss_bfgs" or a <= LEAST_ANGLE:
+    # With one parameter H y is along s, whatever rounding says of it.
+    if update == "ss_bfgs" or a <= LEAST_ANGLE or size == 1:
         return 1.0, shorter
     c = math.sqrt(a / (1 + a))
-    least = min(1.0, h * (1 - c))
+    # 1 - c, without losing its digits where c is nearly one.
+    least = min(1.0, h / ((1 + a) * (1 + c)))
     lower = (least - 1) / a
     if update == "ss_broyden1":
         upper = max(1.0, b * (1 + c))
@@ -384,7 +392,12 @@ class QuasiNewton:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`."""
-        self.inverse.load_state_dict(state["inverse"])
+        device = self.parameters[0].device
+        inverse = {
+            key: [part.to(device) for part in value] if isinstance(value, list) else value
+            for key, value in state["inverse"].items()
+        }
+        self.inverse.load_state_dict(inverse)
         known = state["known"]
-        self.known = None if known is None else (float(known[0]), known[1])
+        self.known = None if known is None else (float(known[0]), known[1].to(device))
         self.stalled = bool(state["stalled"])

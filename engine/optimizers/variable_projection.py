@@ -206,7 +206,7 @@ class VariableProjection:
         left, size, right = torch.linalg.svd(phi * scale, full_matrices=False)
         cut = max(self.cut, 10 * torch.finfo(size.dtype).eps) * size[0]
         # Damped instead of cut off: a loss with jumps, where the rank changes, cannot be lowered.
-        filtered = size / (size.square() + cut**2)
+        filtered = torch.where(size > 0, size / (size.square() + cut**2), 0.0)
         share = size * filtered
         inner = right.T * filtered * scale[:, None]
         content = left.T @ r

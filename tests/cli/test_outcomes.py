@@ -213,7 +213,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_computed(change, says, dr
 
 
 def test_no_folder_is_made_where_the_trainer_cannot_be(solve, tmp_path, monkeypatch):
-    monkeypatch.setattr("residua.engine.optimizers.least_squares.LARGEST", 1000)
+    monkeypatch.setattr("residua.engine.optimizers.least_squares.free_memory", lambda: 1e3)
     code, _, err = solve(DECAY, "--out", "run", "--device", "cpu")
     assert code == 5 and "Jacobian" in err
     assert not (tmp_path / "run").exists()

@@ -223,3 +223,39 @@ def test_any_module_by_automatic_differentiation():
         assert (module(X) - torch.exp(-1 - X)).abs().max() < 1e-4
     with pytest.raises(ConfigurationError, match="flattened"):
         least_squares(module, lambda u: u(X).square().mean()).linearise()
+
+
+def test_a_gain_that_rounding_made_is_no_overflow():
+    """At a minimum the predicted reduction may be nothing, and the loss still fall by its last
+    place."""
+    damping = gauss_newton.Damping(1e-3)
+    damping.accept(1e290, 1e-15)
+    assert damping.value == pytest.approx(1e-3 / 4)
+    damping.accept(-1e290, 1e-15)
+    assert damping.value == pytest.approx(1e-3 / 2)
+
+
+def test_a_jacobian_that_is_not_finite_moves_nothing_however_the_step_is_found(monkeypatch):
+    monkeypatch.setattr(gauss_newton, "MANY", 1)
+    parameters, residuals, linearise = problem(exponentials, [0.3, 3.0, 0.5, 1.0])
+    spoilt = False
+
+    def used():
+        r, jacobian = linearise()
+        return r, jacobian * torch.nan if spoilt else jacobian
+
+    optimizer = GaussNewton(parameters, residuals, used)
+    while optimizer.earlier is None:
+        optimizer.step()
+    before, spoilt = parameters[0].detach().clone(), True
+    with pytest.raises(DivergedError, match="Jacobian"):
+        optimizer.step()
+    assert torch.equal(parameters[0], before)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"form": "cholesky"}, {"line_search": "wolfe"}, {"damping": -1.0}]
+)
+def test_settings_that_do_not_exist_are_named(wrong):
+    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+        GaussNewton(*problem(rosenbrock, [0.0, 0.0]), **wrong)

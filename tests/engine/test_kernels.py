@@ -172,3 +172,28 @@ def test_the_fast_tanh_errs_by_a_unit_in_the_last_place_of_one() -> None:
         found = torch.empty_like(z)
         form.value(z, found)
         assert (found - torch.tanh(z)).abs().max() <= 3 * torch.finfo(dtype).eps
+
+
+def chain(width: int = 16) -> Mlp:
+    generator = torch.Generator().manual_seed(0)
+    embedding = Embedding([(0, 1), (0, 1)], periodic={}, generator=generator)
+    return Mlp(embedding, 1, width=width, depth=2, generator=generator)
+
+
+def test_many_numbers_of_points_leave_few_arrays_behind() -> None:
+    field, algebra = chain(), algebra_for([(2, 0)], 2)
+    for count in range(1, 60):
+        with torch.no_grad():
+            field.jet(torch.rand(count, 2, dtype=torch.float64), algebra)
+    assert len(field._workspace._free) <= stack.KEPT
+    assert max(key[0][1] for key in field._workspace._free) == 59  # the last, not the first
+
+
+def test_weights_changed_between_forward_and_backward_are_refused() -> None:
+    field, algebra = chain(), algebra_for([(2, 0)], 2)
+    points = torch.rand(5, 2, dtype=torch.float64)
+    loss = field.jet(points, algebra).square().sum()
+    with torch.no_grad():
+        field.hidden[1].weight.mul_(3)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()

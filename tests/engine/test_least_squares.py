@@ -148,7 +148,7 @@ def test_a_parameter_that_is_not_felt_does_not_move(form):
 def test_a_jacobian_too_large_says_how_large_and_what_to_use_instead():
     cpu = torch.device("cpu")
     require_memory(1000, 1000, torch.float64, cpu)
-    with pytest.raises(ResourceError, match=r"1000000 residuals by 20000 .* 1\d\d\.\d GiB.*lbfgs"):
+    with pytest.raises(ResourceError, match=r"1000000 residuals by 20000 .* 3\d\d\.\d GiB.*lbfgs"):
         require_memory(10**6, 20_000, torch.float64, cpu)
 
 

@@ -31,6 +31,7 @@ def fresh(algebra: JetAlgebra) -> Composition:
 def small_arrays_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "WORTHWHILE", 1)
     monkeypatch.setattr(native, "_told", set())
+    monkeypatch.setattr(native, "_built", [])
 
 
 def both_ways(plan: Composition, activation: str, dtype: torch.dtype) -> tuple[list, list]:
@@ -101,11 +102,67 @@ def test_a_loop_that_computes_something_else_is_not_used(monkeypatch, caplog):
         assert "compiled wrongly" in caplog.text and "compiled wrongly" in native.status()
 
 
-@pytest.mark.parametrize("compiler", [None, "/nonexistent/cc", "/bin/false"])
+@pytest.mark.parametrize("compiler", [None, ("/nonexistent/cc",), ("/bin/false",)])
 def test_without_a_working_compiler_torch_does_the_work(monkeypatch, compiler):
     monkeypatch.setattr(native, "_compiler", lambda: compiler)
     plan = fresh(ALGEBRAS["collapsed"])
     for found, expected in zip(*both_ways(plan, "tanh", torch.float64), strict=True):
         assert torch.allclose(found, expected, rtol=1e-11, atol=1e-13)
     assert plan.loops[ACTIVATIONS["tanh"], torch.float64] is None
-    assert native.status().startswith("torch operations")
+    assert compiler is None or "torch operations where" in native.status()
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "no"), OSError(28, "no space left")])
+def test_without_a_place_to_compile_in_torch_does_the_work(monkeypatch, error):
+    class Refused:
+        def __init__(self, **_: object) -> None:
+            raise error
+
+    monkeypatch.setattr(native.tempfile, "TemporaryDirectory", Refused)
+    plan = fresh(ALGEBRAS["collapsed"])
+    for found, expected in zip(*both_ways(plan, "tanh", torch.float64), strict=True):
+        assert torch.allclose(found, expected, rtol=1e-11, atol=1e-13)
+
+
+@needs_compiler
+def test_a_compiler_that_hangs_is_asked_once(monkeypatch, tmp_path):
+    script = tmp_path / "cc"
+    script.write_text("#!/bin/sh\necho . >> " + str(tmp_path / "asked") + "\nexec sleep 20\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(native, "_compiler", lambda: (str(script),))
+    monkeypatch.setattr(native, "PATIENCE", 0.2)
+    for name in ("collapsed", "Burgers"):
+        both_ways(fresh(ALGEBRAS[name]), "tanh", torch.float64)
+    assert (tmp_path / "asked").read_text() == ".\n"
+    assert "took too long" in native.status()
+
+
+@needs_compiler
+def test_a_jacobian_loop_that_computes_something_else_is_not_used(monkeypatch):
+    right = native._compiled
+
+    def wrong(compiler, source, folder):
+        return right(compiler, source.replace("= l0 *", "= 1.01 * l0 *"), folder)
+
+    monkeypatch.setattr(native, "_compiled", wrong)
+    native.compile_outer.cache_clear()
+    generator = torch.Generator().manual_seed(2)
+    left = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
+    right_factor = torch.randn(2, 5, 7, generator=generator, dtype=torch.float64)
+    found = kernels.outer_products(left, right_factor)
+    native.compile_outer.cache_clear()
+    assert torch.allclose(found, torch.einsum("cno,cni->noi", left, right_factor))
+    assert "compiled wrongly" in native.status()
+
+
+@needs_compiler
+def test_what_the_environment_calls_a_compiler_is_asked_with_its_arguments(monkeypatch):
+    native._compiler.cache_clear()
+    monkeypatch.setenv("CC", "gcc -O1")
+    try:
+        assert native._compiler() == ("gcc", "-O1")
+        native._compiler.cache_clear()
+        monkeypatch.setenv("CC", "no-such-compiler")
+        assert native._compiler() is None and "no-such-compiler" in native.status()
+    finally:
+        native._compiler.cache_clear()

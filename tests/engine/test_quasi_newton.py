@@ -18,6 +18,7 @@ from residua.engine.optimizers.quasi_newton import (
     QuasiNewton,
     scaling,
 )
+from residua.errors import ConfigurationError
 
 F64 = torch.float64
 UPDATES = ("bfgs", "ss_bfgs", "ss_broyden", "ss_broyden1")
@@ -447,3 +448,33 @@ def test_lbfgs_does_not_stop_early_in_float64():
     theirs.step(closure)
     assert member.known is not None
     assert member.known[0] < 1e-11 * scale < 1e-3 * float(loss(x).detach())
+
+
+@pytest.mark.parametrize("update", ["ss_broyden", "ss_broyden1"])
+@given(b=st.floats(1e-12, 1e12), a=st.floats(-1e-9, 1e18), size=st.sampled_from([1, 2, 1000]))
+@settings(max_examples=200, deadline=None)
+def test_the_scaling_is_finite_and_positive_for_all_curvatures(update, b, a, size):
+    phi, tau = scaling(update, b, (1 + a) / b, size)
+    assert math.isfinite(phi) and 0 < tau < math.inf
+
+
+@pytest.mark.parametrize("update", ["ss_broyden", "ss_broyden1"])
+@pytest.mark.parametrize("seed", range(20))
+def test_one_parameter_is_trained_too(update, seed):
+    generator = torch.Generator().manual_seed(seed)
+    parameter = nn.Parameter(torch.randn(1, generator=generator, dtype=torch.float64))
+    wanted = float(torch.randn(1, generator=generator))
+
+    def loss():
+        return ((parameter - wanted) ** 2 + (parameter - wanted) ** 4).sum()
+
+    objective = objective_of(loss, [parameter])
+    optimizer = QuasiNewton([parameter], objective, DenseInverse(1, update))
+    for _ in range(30):
+        optimizer.step()
+    assert float(parameter.detach()) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_an_update_that_does_not_exist_is_named():
+    with pytest.raises(ConfigurationError, match="update"):
+        DenseInverse(3, "typo")  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import torch
 from residua.config import make_case
 from residua.engine.networks.ansatz import SymbolicField
 from residua.engine.networks.embedding import Embedding
+from residua.engine.networks.field import Field
 from residua.engine.networks.mlp import Mlp
 from residua.engine.optimizers.gauss_newton import GaussNewton
 from residua.engine.residuals import PointSet, ResidualEngine, interior_term
@@ -212,3 +213,58 @@ def test_loss_and_gradient_by_blocks_are_those_of_the_whole(name, settings, monk
     assert (2 * jacobian.T @ r - wanted).abs().max() <= 1e-11 * wanted.abs().max()
     # Wrong twin: without the factor 2 of the square.
     assert (jacobian.T @ r - wanted).abs().max() > 0.1 * wanted.abs().max()
+
+
+class Times(Field):
+    """A network times a trained number."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+        self.factor = torch.nn.Parameter(torch.tensor([1.5], dtype=torch.float64))
+
+    def jet(self, points, algebra, context=None):
+        return self.factor * self.inner.jet(points, algebra, context)
+
+
+def some_points(count=7):
+    points = torch.rand(count, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return {
+        "interior": PointSet(points, torch.full((count,), 1 / max(count, 1), dtype=torch.float64))
+    }
+
+
+def test_a_frozen_layer_does_not_stand_for_a_number_outside_the_layers():
+    problem, field, terms = plate("u_t = u*lap(u) + u_x")
+    field = Times(field)
+    field.inner.readout.bias.requires_grad_(False)
+    engine = ResidualEngine(problem, field, terms)
+    r, jacobian = engine.linearise(some_points())
+    _, gradient = engine.loss_and_gradient(some_points())
+    assert torch.allclose(2 * jacobian.T @ r, gradient, rtol=1e-10)
+    column = engine._offsets[field.factor]
+    assert jacobian[:, column].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("spoil", ["dtype", "layout", "shape", "none"])
+def test_memory_that_does_not_fit_is_not_used_again(spoil):
+    problem, field, terms = plate("u_t = u*lap(u) + u_x")
+    engine = ResidualEngine(problem, field, terms)
+    batch = some_points(40)
+    _, expected = engine.linearise(batch)
+    out = {
+        "dtype": torch.empty(expected.shape, dtype=torch.float32),
+        "layout": torch.empty(expected.T.shape, dtype=torch.float64).T,
+        "shape": torch.empty(3, 3, dtype=torch.float64),
+        "none": torch.empty_like(expected),
+    }[spoil]
+    _, jacobian = engine.linearise(batch, out=out)
+    assert torch.equal(jacobian, expected)
+    assert (jacobian is out) == (spoil == "none")
+
+
+def test_no_points_have_no_residuals():
+    problem, field, terms = plate("u_t = u*lap(u) + u_x")
+    engine = ResidualEngine(problem, field, terms)
+    assert engine.residuals(some_points(0))["interior"].shape == (0, 1)
+    assert engine.loss_and_gradient(some_points(0))[0] == 0

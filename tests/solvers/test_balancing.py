@@ -86,3 +86,17 @@ def test_the_loss_under_attention_is_the_mean_of_the_multiplied_squares():
     wanted = float((multipliers[:, None] * r).square().mean())
     shares = member.engine.loss({"interior": members})[1]
     assert float(shares["interior"].detach()) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_fresh_points_count_as_the_old_ones_did_until_they_have_multipliers_of_their_own():
+    weighting = {"name": "residual_attention", "every": 7, "rate": 0.5, "decay": 0.5}
+    points = {"interior": 40, "boundary": 5, "adaptive": "none", "resample_every": 5}
+    member = trainer(weighting, points=points)
+    for step in range(1, 23):
+        member.step(float("inf"))
+        members = member.batch["interior"]
+        sizes = member.weighting.multipliers.get("interior")
+        if sizes is not None:
+            wanted = sizes.to(members.weights).square() / len(members.points)
+            assert torch.allclose(members.weights, wanted), f"step {step}"
+    assert sizes is not None and not torch.allclose(sizes, torch.ones_like(sizes), atol=0.1)
