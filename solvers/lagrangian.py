@@ -28,7 +28,7 @@ from .collocation import Collocation
 from .options import LagrangianOptions
 from .trainer import Present
 
-CHECKED = {1: 513, 2: 65}
+CHECKED = {1: 257, 2: 65}
 """Labels along each axis, by number of space coordinates, at which J is looked at."""
 MOMENTS = 33
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,12 +19,17 @@ from ..taylor import JetAlgebra, MultiIndex, algebra_for
 from .field import Context, Field
 
 MOST_STEPS = 100
+FEW_STEPS = 8
 MOST_WIDENINGS = 64
 HALVINGS = 12
 LEGS = (8, 64)
 """Steps in time in which a path is followed where Newton's method from its end does not converge"""
 TABLE = 512
 """Cells of a table of positions at one moment; used where there are more points than entries."""
+
+
+Miss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""How far labels of some points are from their aims, and the slope of that."""
 
 
 class Readout(Field):
@@ -149,22 +154,46 @@ class Readout(Field):
             d, gradient = self._displaced(at)
             return x + d[:, 0] - aim[which], gradient[:, 0, 0]
 
-        every = torch.arange(len(aims), device=aims.device)
+        small = 16 * torch.finfo(aims.dtype).eps * max(length, abs(low_end), abs(high_end))
+        x = self._tabled(aims)
+        if x is None:
+            x = aim - self._displaced(aims)[0][:, 0] if axis in self.periodic else aim.clone()
+        active = torch.arange(len(aims), device=aims.device)
+        # Mostly Newton's method needs no bracket: where it converges, it is to the one root.
+        for _ in range(FEW_STEPS):
+            g, slope = miss(x[active], active)
+            go = g.abs() > small
+            active, step = active[go], (g / slope)[go]
+            if not len(active):
+                break
+            x[active] -= step.clamp(-length / 4, length / 4)
+        if len(active):
+            x[active] = self._safeguarded(x[active], active, aim, miss, small)
+        places[:, axis] = x
+        return places
+
+    def _safeguarded(
+        self, x: Tensor, which: Tensor, aim: Tensor, miss: Miss, small: float
+    ) -> Tensor:
+        """Newton's method kept inside a bracket by bisection; arguments of some points only."""
+        (axis,) = self.space
+        low_end, high_end = self.bounds[axis]
+        every = torch.arange(len(x), device=x.device)
+
+        def here_miss(place: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+            return miss(place, which[rows])
+
         if axis in self.periodic:
-            x = aim - self._displaced(aims)[0][:, 0]
-            guess = self._tabled(aims)
-            x = x if guess is None else guess
-            low = self._widened(x, every, miss, -length / 64)
-            high = self._widened(x, every, miss, length / 64)
+            x = torch.where(torch.isfinite(x), x, aim[which])
+            low = self._widened(x, every, here_miss, (low_end - high_end) / 64)
+            high = self._widened(x, every, here_miss, (high_end - low_end) / 64)
         else:
-            guess = self._tabled(aims)
-            x = aim.clone() if guess is None else guess
-            low, high = torch.full_like(aim, low_end), torch.full_like(aim, high_end)
-        small = 4 * torch.finfo(aims.dtype).eps * max(length, abs(low_end), abs(high_end))
+            low, high = torch.full_like(x, low_end), torch.full_like(x, high_end)
+            x = torch.where((x > low) & (x < high), x, (low + high) / 2)
         active = every
         for _ in range(MOST_STEPS):
             here = x[active]
-            g, slope = miss(here, active)
+            g, slope = here_miss(here, active)
             left = g < 0
             low[active] = torch.where(left, here, low[active])
             high[active] = torch.where(left, high[active], here)
@@ -177,10 +206,9 @@ class Readout(Field):
             active = active[(new - here).abs() > small]
             if not len(active):
                 break
-        places[:, axis] = x
-        return places
+        return x
 
-    def _widened(self, x: Tensor, every: Tensor, miss, width: float) -> Tensor:
+    def _widened(self, x: Tensor, every: Tensor, miss: Miss, width: float) -> Tensor:
         """One end of a bracket: as far from x as it takes for x + d to be past the aim."""
         end = x + width
         active = every
