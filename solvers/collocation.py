@@ -49,6 +49,8 @@ from .trainer import Present
 CANDIDATES = 10
 """Candidates per collocation point in residual-adaptive sampling: no part of the domain gets more
 than so many times its share of the points."""
+PLACES = 4
+"""Candidates per collocation point where a field moves its parts to."""
 KERNEL_SAMPLE = 256
 """Points of a term on which its tangent kernel is measured."""
 MONITOR_PROBES = 4096
@@ -615,7 +617,7 @@ class Collocation:
     def _rearrange(self, *, new: bool) -> None:
         if self.rearrange is None:
             return
-        drawn = self._draw(self.terms[0], 0, self.round, CANDIDATES)
+        drawn = self._draw(self.terms[0], 0, self.round, PLACES)
         seed = (self.case.run.seed, self.window, 4_000, self.round)
         candidates = torch.as_tensor(drawn).to(self.device, self.dtype)
         self.rearrange(self.current.field, candidates, self._magnitude(drawn), seed, new)

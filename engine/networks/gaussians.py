@@ -30,6 +30,8 @@ START = 0.1
 WIDEST = 4.0
 """Largest standard deviation, where a coordinate has length 2: beyond, none is felt any more, and
 an optimiser would let it go to infinity."""
+EVEN = 0.2
+"""Weight that is even, in units of the mean of that which is not."""
 SAMPLES, ROUNDS = 32, 20
 """Points for each Gaussian, and rounds, by which means are spread evenly to begin with."""
 
@@ -171,8 +173,8 @@ class GaussianFeatures(nn.Module):
         """
         scaled = ((points - self.centre.to(points)) * self.stretch.to(points)).cpu().double()
         sample = (scaled * self.metric).numpy()
-        # Half of the weight is even: no part of the domain goes without.
-        weight = 1 + weight / max(float(weight.mean()), 1e-300)
+        # No part of the domain goes without.
+        weight = EVEN + weight / max(float(weight.mean()), 1e-300)
         steps = (np.arange(len(self.means)) + 0.5) / len(self.means)
         chosen = np.searchsorted(np.cumsum(weight) / weight.sum(), steps)
         centres = _tessellated(sample, sample[chosen], weight)
