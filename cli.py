@@ -1,4 +1,4 @@
-"""The `residua` command: solve, list, show, schema, bench.
+"""The `residua` command: solve, list, show, schema, bench, data.
 
 Exit codes: 0 done; 1 the accuracy asked for was missed; 2 something in the case or on the command
 line is wrong; 3 a file of data or a checkpoint is; 4 diverged; 5 out of memory, disk or device; 70
@@ -25,6 +25,7 @@ from typing import NoReturn
 
 from .bench import commandline as bench
 from .errors import ConfigurationError, ResiduaError, ResourceError
+from .operators.datasets import commandline as data
 from .solvers.folder import check, check_same
 
 __all__ = ["main"]
@@ -35,6 +36,7 @@ COMMANDS = {
     "show": "a problem in full: equations, conditions, parameters, reference, backends",
     "schema": "JSON Schema of a case file, for editors",
     "bench": "regression benchmarks: speed of the engine, accuracy of the suite, comparison",
+    "data": "data for operators: generate by classical solvers, look into files",
 }
 EXAMPLES = """\
 examples:
@@ -139,12 +141,14 @@ def _run(arguments: list[str]) -> int:
         parser, commands = _parser()
         options, unknown = parser.parse_known_args(arguments)
         if unknown:
-            words = [options.command, *([options.benchmark] if "benchmark" in options else [])]
+            further = [vars(options).get(name) for name in ("benchmark", "dataset")]
+            words = [options.command, *(word for word in further if word)]
             _refuse_unknown(unknown[0], commands[" ".join(words)].format_help())
     except SystemExit as done:  # --help and --version
         return int(done.code or 0)
     handlers = {
         "solve": _solve, "list": _list, "show": _show, "schema": _schema, "bench": bench.run,
+        "data": data.run,
     }  # fmt: skip
     return handlers[options.command](options)
 
@@ -288,7 +292,10 @@ def _parser() -> tuple[_Parser, Mapping[str, argparse.ArgumentParser]]:
     )
     command("schema")
     benchmarks = bench.define(command("bench"))
-    return parser, {**commands.choices, **{f"bench {k}": v for k, v in benchmarks.items()}}
+    datasets = data.define(command("data"))
+    deeper = {"bench": benchmarks, "data": datasets}
+    named = {f"{word} {k}": v for word, parsers in deeper.items() for k, v in parsers.items()}
+    return parser, {**commands.choices, **named}
 
 
 class _Version(argparse.Action):

@@ -40,12 +40,12 @@ class Reporter(Protocol):
     def update(
         self,
         step: int,
-        loss: float,
+        loss: float | None,
         terms: Mapping[str, float] | None = None,
         error: float | None = None,
         extra: str = "",
     ) -> None:
-        """State after a step: total loss, its terms, current relative L2 error if known, a note."""
+        """State after a step: total loss, its terms, current relative L2 error, a note, if known."""
 
     def message(self, text: str) -> None:
         """Something to keep on the screen."""
@@ -71,7 +71,7 @@ class QuietReporter:
     def update(
         self,
         step: int,
-        loss: float,
+        loss: float | None,
         terms: Mapping[str, float] | None = None,
         error: float | None = None,
         extra: str = "",
@@ -132,10 +132,10 @@ def _duration(seconds: float) -> str:
 
 
 def _numbers(
-    loss: float, terms: Mapping[str, float] | None, error: float | None, extra: str
+    loss: float | None, terms: Mapping[str, float] | None, error: float | None, extra: str
 ) -> list[str]:
     """The figures of a step, the most important ones first."""
-    parts = [f"loss {loss:.2e}"]
+    parts = [] if loss is None else [f"loss {loss:.2e}"]
     if error is not None:
         parts.append(f"error {error:.1e}")
     parts += [f"{name} {value:.1e}" for name, value in (terms or {}).items()]
@@ -168,7 +168,7 @@ class PlainReporter:
     def update(
         self,
         step: int,
-        loss: float,
+        loss: float | None,
         terms: Mapping[str, float] | None = None,
         error: float | None = None,
         extra: str = "",
@@ -223,7 +223,7 @@ class LiveReporter:
     def update(
         self,
         step: int,
-        loss: float,
+        loss: float | None,
         terms: Mapping[str, float] | None = None,
         error: float | None = None,
         extra: str = "",
