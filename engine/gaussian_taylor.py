@@ -22,7 +22,7 @@ form.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -176,8 +176,7 @@ class Bells:
         }
         widths = [_total(factor[:, k, i] * by_factor[k, i] for i in range(k + 1)) for k in axes]
         shears = [-self.rates[:, k] * by_factor[k, i] for k in axes for i in range(k)]
-        empty = [means[0].new_zeros((*means[0].shape, 0))]
-        joined = torch.stack(shears, 2) if shears else empty[0]
+        joined = torch.stack(shears, 2) if shears else means[0].new_zeros((*means[0].shape, 0))
         return torch.stack(means, 2), torch.stack(widths, 2), joined
 
     def _by_width(self, axis: int, adjoint: Mapping[MultiIndex, Tensor]) -> Tensor:
@@ -198,7 +197,7 @@ class Bells:
         return _total(weight * product(index) for index, weight in adjoint.items())
 
     def _moment(self, j: int, i: int, adjoint: Mapping[MultiIndex, Tensor]) -> Tensor:
-        """``sum_a adjoint_a (y_j y_l G)_a`` with the offsets y."""
+        """``sum_a adjoint_a (y_j y_i G)_a`` with the offsets y."""
         y, z = self.offsets[j], self.offsets[i]
 
         def product(index: MultiIndex) -> Tensor:
@@ -234,7 +233,9 @@ def _factor(rates: Tensor, shears: Tensor) -> Tensor:
     n, d = rates.shape
     unit = torch.eye(d, dtype=rates.dtype, device=rates.device).expand(n, d, d).clone()
     rows, columns = torch.tril_indices(d, d, -1)
-    unit = unit.index_put((torch.arange(n)[:, None], rows[None], columns[None]), shears)
+    unit = unit.index_put(
+        (torch.arange(n, device=rates.device)[:, None], rows[None], columns[None]), shears
+    )
     return rates[:, :, None] * unit
 
 
@@ -242,7 +243,7 @@ def _shifted(index: MultiIndex, axis: int, by: int) -> MultiIndex:
     return tuple(order + by * (k == axis) for k, order in enumerate(index))
 
 
-def _total(parts) -> Tensor:
+def _total(parts: Iterable[Tensor]) -> Tensor:
     parts = iter(parts)
     total = next(parts)
     for part in parts:

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from scipy.spatial import KDTree
-from scipy.stats import qmc
 from torch import Tensor, nn
 from torch.autograd import Function
 
 from ..gaussian_taylor import WAVE, Bells, channel_parts
 from ..taylor import JetAlgebra
 from .field import Context
+from .placement import spread, tessellated
 from .tiles import Some, tiles
 
 START = 0.1
@@ -32,8 +32,6 @@ WIDEST = 4.0
 an optimiser would let it go to infinity."""
 EVEN = 0.2
 """Weight that is even, in units of the mean of that which is not."""
-SAMPLES, ROUNDS = 32, 20
-"""Points for each Gaussian, and rounds, by which means are spread evenly to begin with."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ class GaussianFeatures(nn.Module):
         density = density / density.log().mean().exp()
         # In these units of length, spacings are alike along all axes.
         self.metric = density / (inner[:, 1] - inner[:, 0])
-        drawn = [_spread(inner, density, settings.count, generator) for _ in range(sets)]
+        drawn = [spread(inner, density, settings.count, generator) for _ in range(sets)]
         self.means = nn.Parameter(torch.cat(drawn))
         spacing = settings.count ** (-1 / dimension) / self.metric
         self.floor: Tensor
@@ -177,7 +175,7 @@ class GaussianFeatures(nn.Module):
         weight = EVEN + weight / max(float(weight.mean()), 1e-300)
         steps = (np.arange(len(self.means)) + 0.5) / len(self.means)
         chosen = np.searchsorted(np.cumsum(weight) / weight.sum(), steps)
-        centres = _tessellated(sample, sample[chosen], weight)
+        centres = tessellated(sample, sample[chosen], weight)
         around = min(2 * sample.shape[1], len(centres) - 1)
         apart = KDTree(centres).query(centres, around + 1)[0][:, 1:].mean(1)
         with torch.no_grad():
@@ -327,43 +325,6 @@ class GaussianFeatures(nn.Module):
         """The feature each Gaussian belongs to."""
         channels = torch.arange(self.settings.channels, device=self.means.device)
         return channels.repeat_interleave(self.settings.count)[active]
-
-
-def _spread(box: Tensor, density: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Points that fill a box evenly.
-
-    Args:
-        box: shape (d, 2).
-        density: points along each axis relative to the mean, shape (d,).
-        count: how many.
-        generator: of the points to begin with.
-
-    Returns:
-        Shape (count, d).
-    """
-    seed = int(torch.randint(2**31, (), generator=generator))
-    sobol = qmc.Sobol(len(box), rng=np.random.default_rng(seed))
-    unit = sobol.random_base2(math.ceil(math.log2(SAMPLES * count)))
-    sample = unit * density.numpy()
-    centres = _tessellated(sample, sample[:count], np.ones(len(sample)))
-    return box[:, 0] + (box[:, 1] - box[:, 0]) * torch.from_numpy(centres) / density
-
-
-def _tessellated(sample: np.ndarray, centres: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Centroids of the Voronoi cells of themselves, by Lloyd's iteration on weighted points.
-
-    Args:
-        sample: shape (m, d).
-        centres: to begin with, shape (n, d).
-        weight: of the sample, shape (m,).
-    """
-    count = len(centres)
-    for _ in range(ROUNDS):
-        nearest = KDTree(centres).query(sample)[1]
-        mass = np.bincount(nearest, weight, minlength=count)[:, None]
-        sums = [np.bincount(nearest, weight * s, minlength=count) for s in sample.T]
-        centres = np.where(mass > 0, np.stack(sums, axis=1) / np.maximum(mass, 1e-300), centres)
-    return centres
 
 
 class _Features(Function):
