@@ -45,7 +45,7 @@ class Reporter(Protocol):
         error: float | None = None,
         extra: str = "",
     ) -> None:
-        """State after a step: total loss, its terms, current relative L2 error, a note, if known."""
+        """State after a step: loss, its terms, relative L2 error where known, a note."""
 
     def message(self, text: str) -> None:
         """Something to keep on the screen."""

@@ -30,8 +30,8 @@ Array = NDArray[np.float64]
 
 SAFETY = 3.0
 """The bar is this many times the change from the coarser level."""
-_RISES = 8
-_FAILURES = 3
+_RISES = 12
+_FAILURES = 5
 """Levels in a row without a solution after which there is none to be expected."""
 
 
@@ -102,9 +102,10 @@ def march(
     for method in methods:
         bars = np.full(len(problem.fields), np.inf)
         before: Array | None = None
-        level, failed = first_level(method, waves), 0
+        level, failed, solved = first_level(method, waves), 0, False
         for _ in range(_RISES):
             found = values_at(method, level, times, axes)
+            solved = solved or found is not None
             failed = failed + 1 if found is None else 0
             if failed == _FAILURES:
                 break
@@ -121,6 +122,10 @@ def march(
                 # A method without steps, on one grid: nothing is left to refine.
                 break
             level = finer
+        if not solved:
+            raise ReferenceUnavailable(
+                f"{method.name} finds no solution: it may not exist over the whole interval"
+            )
         failures.append(f"{method.name} reaches {bars.max():.1e}")
     raise ReferenceUnavailable(f"{'; '.join(failures)}, and {target:.1e} is asked for")
 

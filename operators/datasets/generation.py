@@ -182,9 +182,9 @@ def _part(parts: Path, number: int) -> Path:
 
 def _read(path: Path) -> Sample:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             stored = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{path} cannot be read ({error}); remove it and run the same command again"
         ) from None

@@ -19,7 +19,9 @@ _BLOCK = 32
 
 def describe(data: Dataset) -> Iterator[str]:
     """Lines about a data set; nothing but headers is read."""
-    yield f"{data.path}: {data.layout}, {data.samples} samples"
+    name = data.attributes.get("dataset_name")
+    which = f" '{name}'" if name else ""
+    yield f"{data.path}: {data.layout}{which}, {data.samples} samples"
     for key in ("equation", "law"):
         if key in data.attributes:
             yield f"{key}: {data.attributes[key]}"

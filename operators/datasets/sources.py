@@ -176,12 +176,14 @@ class Stored(Source):
             refuse(self.path, self.name, f"is empty, shape {shape}", "store at least one sample")
         sizes = dict(zip(self.axes, shape, strict=True))
         self.samples, self.times = sizes.get("sample", self.repeated), sizes.get("t")
-        self._kept = [a for a in self.axes if a not in self.picked]
-        self.space = tuple(sizes[a] for a in self._kept if a not in ("sample", "t"))
+        kept = [a for a in self.axes if a not in self.picked]
+        space = [a for a in kept if a not in ("sample", "t")]
+        if set(space) <= set("xyz"):  # in whatever order they are stored
+            space.sort()
+        self.space = tuple(sizes[a] for a in space)
         self.dtype = stored.dtype
-        wanted = [a for a in ("sample", "t") if a in self._kept]
-        wanted += [a for a in self._kept if a not in ("sample", "t")]
-        self._order = [self._kept.index(a) for a in wanted]
+        wanted = [a for a in ("sample", "t") if a in kept] + space
+        self._order = [kept.index(a) for a in wanted]
 
     def _read(self, rows: Rows, instants: slice) -> NDArray[Any]:
         # HDF5 reads a range far quicker than a list of numbers.

@@ -219,7 +219,7 @@ def _made(
     inputs = _slots(path, given, axes.inputs)
     outputs = _slots(path, wanted, axes.outputs)
     source = inputs[0].source
-    space = [a for a in axes.inputs if a in _SPACE]
+    space = sorted(a for a in axes.inputs if a in _SPACE)
     grid = {}
     for name, n in zip(space, source.space, strict=True):
         grid[name] = np.linspace(0.0, 1.0, n, endpoint=kind != "periodic")

@@ -8,9 +8,11 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ....errors import ConfigurationError
 from ..dataset import Dataset, Slot
 from ..layout import LAYOUT
 from ..sources import Hdf5, Stored, refuse
+from ..splits import SHARES, check_disjoint
 from .getter import Getter
 
 __all__ = ["holds", "read"]
@@ -53,11 +55,7 @@ def read(hdf5: Hdf5) -> Dataset:
         refuse(path, "t0_fields", "holds no input and output", "store fields, or states in time")
     scalars, constants = _scalars(hdf5, samples)
     count = inputs[0].source.samples
-    splits = {}
-    if "splits" in file:
-        splits = {
-            name: hdf5.dataset(f"splits/{name}")[()] for name in file["splits"] if name != "digests"
-        }
+    splits = _splits(hdf5)
     marks = hdf5.dataset("splits/digests")[()] if "splits/digests" in file else None
     if marks is not None and marks.shape != (count, 32):
         refuse(path, "splits/digests", f"has shape {marks.shape}", f"store ({count}, 32) bytes")
@@ -79,6 +77,19 @@ def read(hdf5: Hdf5) -> Dataset:
         digests=marks,
         notes=tuple(notes),
     )
+
+
+def _splits(hdf5: Hdf5) -> dict[str, Any]:
+    """Numbers of samples by name, in the order in which a person names them."""
+    held = [str(name) for name in hdf5.file.get("splits", ()) if name != "digests"]
+    usual = [name for name in SHARES if name in held]
+    names = usual + sorted(set(held) - set(usual))
+    found = {name: hdf5.dataset(f"splits/{name}")[()] for name in names}
+    try:
+        check_disjoint(found)
+    except ConfigurationError as error:
+        refuse(hdf5.path, "splits", error.message, "write splits that share no sample")
+    return found
 
 
 def _slots(
