@@ -24,7 +24,15 @@ from .equation import Equation, MultiIndex, evaluate
 if TYPE_CHECKING:
     from .problem import Problem
 
-__all__ = ["Carried", "NotCarried", "breakdown", "initial_spread", "mean_velocity", "read_carried"]
+__all__ = [
+    "Carried",
+    "NotCarried",
+    "breakdown",
+    "initial_spread",
+    "mean_state",
+    "mean_velocity",
+    "read_carried",
+]
 
 Array = NDArray[np.float64]
 
@@ -122,6 +130,17 @@ def mean_velocity(problem: Problem, carried: Carried) -> tuple[float, ...]:
         mean = float(np.mean(found))
         # A mean that is rounding of a symmetric velocity would spoil the symmetry.
         small = not np.isfinite(mean) or abs(mean) <= 1e-9 * float(np.max(np.abs(found)))
+        means.append(0.0 if small else mean)
+    return tuple(means)
+
+
+def mean_state(problem: Problem) -> tuple[float, ...]:
+    """Mean of the initial values of each field; 0 where that is rounding."""
+    values, _ = _start(problem, 64)
+    means = []
+    for name in problem.fields:
+        mean = float(np.mean(values[name]))
+        small = not np.isfinite(mean) or abs(mean) <= 1e-9 * float(np.max(np.abs(values[name])))
         means.append(0.0 if small else mean)
     return tuple(means)
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 import sympy
 
 from ..errors import ConfigurationError
-from .characteristics import Carried, NotCarried, mean_velocity, read_carried
+from .characteristics import Carried, NotCarried, mean_state, mean_velocity, read_carried
 from .conditions import Condition, Face, Target
 from .equation import Equation, MultiIndex, Namespace, to_text
 
@@ -45,6 +45,8 @@ class Lagrangian:
             then one displacement per space coordinate.
         displacements: names of these.
         drift: V by space coordinate.
+        means: by field the mean of the initial state, which is split off too: fields of
+            `problem` are deviations from it.
         jacobian: J, a tree of the displacements' derivatives.
         carried: velocity and diffusion of the original.
     """
@@ -52,6 +54,7 @@ class Lagrangian:
     problem: Problem
     displacements: tuple[str, ...]
     drift: tuple[float, ...]
+    means: tuple[float, ...]
     jacobian: sympy.Expr
     carried: Carried
 
@@ -62,7 +65,7 @@ def lagrangian(problem: Problem, *, shift: bool = True) -> Lagrangian:
     Args:
         problem: convection-diffusion-reaction in one or two space coordinates, each periodic or
             between walls that nothing crosses.
-        shift: whether the mean velocity is split off.
+        shift: whether the mean velocity and the mean state are split off.
 
     Raises:
         ConfigurationError: it has no such form; says why.
@@ -75,14 +78,22 @@ def lagrangian(problem: Problem, *, shift: bool = True) -> Lagrangian:
         ) from None
     space = problem.namespace.space
     drift = mean_velocity(problem, carried) if shift else (0.0,) * len(space)
-    return _Writer(problem, carried, drift).written()
+    means = mean_state(problem) if shift else (0.0,) * len(problem.fields)
+    return _Writer(problem, carried, drift, means).written()
 
 
 class _Writer:
     """Writes the trees of a problem in labels."""
 
-    def __init__(self, problem: Problem, carried: Carried, drift: Sequence[float]) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        carried: Carried,
+        drift: Sequence[float],
+        means: Sequence[float],
+    ) -> None:
         self.problem, self.carried, self.drift = problem, carried, tuple(drift)
+        self.means = dict(zip(problem.fields, means, strict=True))
         self.space = problem.namespace.space
         self.displacements = tuple(_free_name(problem, x) for x in self.space)
         self.names = Namespace(
@@ -127,7 +138,12 @@ class _Writer:
             recommended={},
         )
         return Lagrangian(
-            label_problem, self.displacements, self.drift, self.jacobian, self.carried
+            label_problem,
+            self.displacements,
+            self.drift,
+            tuple(self.means.values()),
+            self.jacobian,
+            self.carried,
         )
 
     def tree(self, tree: sympy.Expr) -> sympy.Expr:
@@ -147,6 +163,8 @@ class _Writer:
         for symbol, (field, index) in self.problem.namespace.jets(tree).items():
             if any(index) and not index[axis]:
                 replaced[symbol] = self._by_position(field, index)
+            elif not any(index) and self.means[field]:
+                replaced[symbol] = symbol + sympy.Float(self.means[field])
         return cast(sympy.Expr, tree.xreplace(replaced))
 
     def _by_position(self, field: str, index: MultiIndex) -> sympy.Expr:
@@ -171,11 +189,13 @@ class _Writer:
     def _condition(self, condition: Condition) -> Condition:
         if condition.kind != "boundary":
             # At the first moment positions are labels.
-            equations = tuple(
-                Equation(e.text, self.names, e.tree, e.function, e.sampled)
-                for e in condition.equations
+            targets = tuple(
+                dataclasses.replace(t, tree=self._deviation(t, t.tree)) for t in condition.targets
             )
-            return dataclasses.replace(condition, equations=equations)
+            equations = tuple(
+                self._equation(self.names.jet(t.field, t.index) - t.tree) for t in targets
+            )
+            return dataclasses.replace(condition, equations=equations, targets=targets)
         prescribed, free = [], []
         for position, equation in enumerate(condition.equations):
             assert equation.tree is not None
@@ -197,8 +217,12 @@ class _Writer:
             # u_x = u_X / J: zero where u_X is.
             alone = len(self.space) == 1 and sum(target.index) == 1 and target.tree == 0
             return target if alone else None
-        tree = self.tree(target.tree)
+        tree = self._deviation(target, self.tree(target.tree))
         return None if self.names.jets(tree) else Target(target.field, target.index, tree)
+
+    def _deviation(self, target: Target, tree: sympy.Expr) -> sympy.Expr:
+        mean = 0.0 if any(target.index) else self.means[target.field]
+        return cast(sympy.Expr, tree - sympy.Float(mean)) if mean else tree
 
     def _at_rest(self) -> Condition:
         time = str(self.problem.time)
@@ -244,8 +268,10 @@ def guard_equation(form: Lagrangian, least: float) -> Equation:
 def first_velocity(form: Lagrangian) -> tuple[sympy.Expr, ...]:
     """f1 - V of the initial state, trees of the coordinates alone."""
     problem = form.problem
+    means = dict(zip(problem.fields, form.means, strict=False))
     known: dict[Any, Any] = {
         problem.namespace.symbol(target.field): target.tree
+        + sympy.Float(means.get(target.field, 0.0))
         for condition in problem.conditions
         if condition.kind == "initial"
         for target in condition.targets

@@ -155,6 +155,7 @@ class _Labels:
             since=self.edges[window],
             at_rest=at_rest,
             speeds=speeds,
+            means=() if still else self.form.means,
         )
 
     def next_field(self, fields: Sequence[Field], *, restore: bool) -> Constrained:

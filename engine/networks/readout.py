@@ -45,6 +45,7 @@ class Readout(Field):
         start: t0, from which the drift is counted.
         since: the moment at which displacements of this field are zero.
         at_rest: append zero displacements, as the state that a next window of labels starts from.
+        means: added to the states; none where labels are given out anew.
         speeds: in place of the states give the velocities of the paths, in the drift's frame.
     """
 
@@ -61,6 +62,7 @@ class Readout(Field):
         since: float,
         at_rest: bool = False,
         speeds: bool = False,
+        means: Sequence[float] = (),
     ) -> None:
         super().__init__()
         self.field = field
@@ -68,7 +70,7 @@ class Readout(Field):
         self.space, self.time = tuple(space), time
         self.periodic = frozenset(periodic)
         self.drift, self.start, self.since = tuple(drift), start, since
-        self.at_rest, self.speeds = at_rest, speeds
+        self.at_rest, self.speeds, self.means = at_rest, speeds, tuple(means)
         units = [tuple(int(i == a) for i in range(len(bounds))) for a in self.space]
         self._slopes = algebra_for(units, len(bounds))
         self._units = units
@@ -79,6 +81,8 @@ class Readout(Field):
             labels = self.labels(points)
             plain = not (algebra.order or self.speeds)
             found = self._values(labels) if plain else self._inverted(labels, algebra)
+        if any(self.means):
+            found = torch.cat([found[:1] + found.new_tensor(self.means), found[1:]])
         if self.at_rest:
             zeros = found.new_zeros((*found.shape[:2], len(self.space)))
             found = torch.cat([found, zeros], dim=2)
