@@ -316,10 +316,6 @@ class _Plan:
             generator=generator,
             left_out=() if bases is None else [basis.axis for basis in bases],
         )
-        size, centre = self._sizes(known), None
-        if architecture.branches and size is not None:
-            # Where a mean speed is split off, the mean of the state says nothing.
-            centre, size = self._spread(known)
         network = Mlp(
             embedding,
             outputs * (1 if bases is None else functions(bases)),
@@ -329,8 +325,7 @@ class _Plan:
             factorised=architecture.factorised,
             gated=architecture.gated,
             generator=generator,
-            background=size,
-            centre=centre,
+            background=self._sizes(known),
         )
         # Fields start at the size that the prescribed data have.
         rows = torch.tensor(branch.sizes or [self.sizes[name] for name in fields])
@@ -383,15 +378,6 @@ class _Plan:
         with torch.no_grad():
             sizes = torch.stack([part(points) for part in known]).sum(0).abs().amax(0)
         return torch.where(sizes > 0, sizes, 1.0)
-
-    def _spread(self, known: Sequence[Field]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Middle of each field of A, and half of the range around it."""
-        points = torch.from_numpy(random_points(self.problem, {}, self.bounds))
-        with torch.no_grad():
-            values = torch.stack([part(points) for part in known]).sum(0)
-        low, high = values.amin(0), values.amax(0)
-        half = (high - low) / 2
-        return (low + high) / 2, torch.where(half > 0, half, 1.0)
 
     def _vanishing(self, field: str) -> sympy.Expr:
         """Time since the start of the window in its units, to the order that is carried."""

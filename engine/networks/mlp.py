@@ -29,7 +29,6 @@ class Mlp(Field):
         generator: source of the initial weights.
         background: sizes of the fields of a background that is a further input (each is divided
             by its size); None for a network of the coordinates alone.
-        centre: what is subtracted from the background first; None for nothing.
     """
 
     def __init__(
@@ -44,15 +43,12 @@ class Mlp(Field):
         gated: bool = False,
         generator: torch.Generator,
         background: Tensor | None = None,
-        centre: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.embedding = embedding
         self.activation = ACTIVATIONS[activation]
         self.background: Tensor | None
         self.register_buffer("background", background)
-        self.centre: Tensor | None
-        self.register_buffer("centre", centre)
         features = embedding.features + (0 if background is None else len(background))
         sizes = [features] + [width] * depth
 
@@ -106,7 +102,4 @@ class Mlp(Field):
             return features
         if context.background is None:
             raise ValueError("the network takes a background as input and was given none")
-        known = context.background
-        if self.centre is not None:
-            known = torch.cat([known[:1] - self.centre, known[1:]])
-        return torch.cat([features, known / self.background], dim=2)
+        return torch.cat([features, context.background / self.background], dim=2)
