@@ -22,7 +22,7 @@ from torch.autograd import Function
 from ..gaussian_taylor import WAVE, Bells, channel_parts
 from ..taylor import JetAlgebra
 from .field import Context
-from .placement import spread, tessellated
+from .placement import ROUNDS, spread, tessellated
 from .tiles import Some, tiles
 
 START = 0.1
@@ -30,6 +30,8 @@ START = 0.1
 WIDEST = 4.0
 """Largest standard deviation, where a coordinate has length 2: beyond, none is felt any more, and
 an optimiser would let it go to infinity."""
+LEAST_APART = 0.1
+"""Least distance of neighbours that a first width follows, in units of the median one."""
 EVEN = 0.2
 """Weight that is even, in units of the mean of that which is not."""
 
@@ -173,11 +175,15 @@ class GaussianFeatures(nn.Module):
         sample = (scaled * self.metric).numpy()
         # No part of the domain goes without.
         weight = EVEN + weight / max(float(weight.mean()), 1e-300)
+        for _ in range(ROUNDS):
+            # No point is to be the beginning of two means, which would then never part.
+            weight = np.minimum(weight, weight.sum() / len(self.means))
         steps = (np.arange(len(self.means)) + 0.5) / len(self.means)
         chosen = np.searchsorted(np.cumsum(weight) / weight.sum(), steps)
         centres = tessellated(sample, sample[chosen], weight)
         around = min(2 * sample.shape[1], len(centres) - 1)
         apart = KDTree(centres).query(centres, around + 1)[0][:, 1:].mean(1)
+        apart = np.maximum(apart, LEAST_APART * np.median(apart))
         with torch.no_grad():
             self.means.copy_(torch.from_numpy(centres) / self.metric)
             spacing = torch.from_numpy(apart)[:, None] / self.metric

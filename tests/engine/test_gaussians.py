@@ -334,3 +334,14 @@ def test_means_settle_where_the_weight_is() -> None:
     assert int((~near(made)).sum()) > 60, "no part goes without"
     widths = made.log_widths.detach().mean(1)
     assert float(widths[near(made)].mean()) < float(widths[~near(made)].mean()) - 0.2
+
+
+def test_a_weight_on_one_point_does_not_put_means_into_one_place() -> None:
+    made = features(count=100)
+    points = inside(BOX, 1000)
+    weight = torch.full((1000,), 1e-12)
+    weight[17] = 1e6
+    made.settle(points, weight.numpy())
+    means = made.means.detach()
+    apart = torch.cdist(means, means).fill_diagonal_(math.inf).amin(1)
+    assert bool(made.log_widths.isfinite().all()) and int((apart > 1e-6).sum()) > 90
