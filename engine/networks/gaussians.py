@@ -32,7 +32,7 @@ WIDEST = 4.0
 an optimiser would let it go to infinity."""
 LEAST_APART = 0.1
 """Least distance of neighbours that a first width follows, in units of the median one."""
-EVEN = 0.2
+EVEN = 1.0
 """Weight that is even, in units of the mean of that which is not."""
 
 
