@@ -64,6 +64,11 @@ def define(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentPar
     )
     generate.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     generate.add_argument("--overwrite", action="store_true", help="replace the file")
+    generate.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything and say what would be made; writes nothing",
+    )
     generate.add_argument("--quiet", action="store_true", help="print nothing but errors")
     info = commands.add_parser(
         "info", help=COMMANDS["info"], description=COMMANDS["info"], allow_abbrev=False
@@ -95,13 +100,21 @@ def _generate(options: argparse.Namespace) -> int:
         change = Override.parse(text)
         settings[".".join(change.path)] = change.value
     request = Request(options.family, options.resolution, options.seed, settings, options.dtype)
-    name = f"{options.family.replace('/', '_')}_{options.resolution}.h5"
+    splits = None if options.split is None else parse(options.split, options.samples)
+    path = options.out or Path(f"{options.family.replace('/', '_')}_{options.resolution}.h5")
+    if options.dry_run:
+        description = request.description()
+        shapes = [f"{f.name} {description.shape(f)}" for f in description.fields]
+        print(f"{options.samples} samples of {', '.join(shapes)} into {path}")
+        for part in ("equation", "law", "error_bar"):
+            print(f"{part.replace('_', ' ')}: {getattr(description, part)}")
+        return 0
     generate(
         request,
         options.samples,
-        options.out or Path(name),
+        path,
         workers=options.workers,
-        splits=None if options.split is None else parse(options.split, options.samples),
+        splits=splits,
         overwrite=options.overwrite,
         reporter=reporter_for(quiet=options.quiet),
     )

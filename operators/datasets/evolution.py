@@ -114,12 +114,8 @@ def march(
                 if bars.max() <= target:
                     return found, bars, method.name
             before = found
-            finer = (
-                min(level[0] + 1, len(method.space) - 1),
-                min(level[1] + 1, len(method.time) - 1),
-            )
-            if finer == level:
-                # A method without steps, on one grid: nothing is left to refine.
+            finer = next_level(method, level)
+            if finer is None:
                 break
             level = finer
         if not solved:
@@ -141,6 +137,19 @@ def first_level(method: Method, waves: int) -> tuple[int, int]:
         while j < len(method.time) - 2 and method.time[j] < method.space[i] / 8:
             j += 1
     return i, j
+
+
+def next_level(method: Method, level: tuple[int, int]) -> tuple[int, int] | None:
+    """The level finer in space and in time; None at the end of either ladder.
+
+    A change that one of them alone makes would say nothing of the other.
+    """
+    finer = []
+    for k, ladder in zip(level, (method.space, method.time), strict=True):
+        if len(ladder) > 1 and k + 1 == len(ladder):
+            return None
+        finer.append(min(k + 1, len(ladder) - 1))
+    return None if tuple(finer) == level else (finer[0], finer[1])
 
 
 def values_at(

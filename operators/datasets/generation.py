@@ -30,7 +30,7 @@ from ...atomic import remove_stale, write_atomic
 from ...errors import ConfigurationError, DataError, ResourceError
 from ...progress import QuietReporter, Reporter
 from .families import Family, family
-from .layout import LAYOUT, Sample, write
+from .layout import LAYOUT, Description, Sample, write
 from .splits import Rows, check_disjoint, shares
 
 __all__ = ["Request", "generate", "one_sample"]
@@ -63,6 +63,20 @@ class Request:
     def text(self) -> str:
         """The request as JSON: equal texts give equal samples."""
         return json.dumps({**vars(self), "layout": LAYOUT}, sort_keys=True)
+
+    def description(self) -> Description:
+        """What all samples share.
+
+        Raises:
+            ConfigurationError: family, settings and resolution do not fit together.
+        """
+        low, high = _RESOLUTIONS
+        if not low <= self.resolution <= high:
+            raise ConfigurationError(
+                f"--resolution {self.resolution}: too few or too many nodes",
+                advice=f"write a number from {low} to {high}",
+            )
+        return family(self.family, self.settings).describe(self.family, self.resolution)
 
 
 def one_sample(request: Request, number: int, maker: Family | None = None) -> Sample:
@@ -101,14 +115,7 @@ def generate(
         ConfigurationError: settings that do not fit, or a file that is there already.
     """
     path, reporter = Path(path), reporter or QuietReporter()
-    low, high = _RESOLUTIONS
-    if not low <= request.resolution <= high:
-        raise ConfigurationError(
-            f"--resolution {request.resolution}: too few or too many nodes",
-            advice=f"write a number from {low} to {high}",
-        )
-    maker = family(request.family, request.settings)
-    description = maker.describe(request.family, request.resolution)
+    description = request.description()
     splits = shares(samples) if splits is None else splits
     check_disjoint(splits)
     if path.exists() and not overwrite:

@@ -158,6 +158,9 @@ def test_the_command(tmp_path, monkeypatch, capsys, here):
     monkeypatch.chdir(tmp_path)
     words = ["data", "generate", "advection", "--samples", "5", "--resolution", "16"]
     more = ["--set", "waves=5", "--set", "beta=1/2", "--split", "train=0:3", "test=3:5"]
+    assert main([*words, *more, "--dry-run"]) == 0
+    assert "5 samples of u (2, 16) into advection_16.h5" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
     assert main([*words, *more]) == 0
     assert "5 samples in advection_16.h5" in capsys.readouterr().out
     assert main(["data", "info", "advection_16.h5"]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -10,12 +11,14 @@ import scipy.fft
 
 from residua.errors import ConfigurationError
 from residua.operators.datasets import darcy, helmholtz
-from residua.operators.datasets.evolution import disturbed, march
+from residua.operators.datasets.evolution import disturbed, first_level, march, next_level
 from residua.operators.datasets.families import FAMILIES, family
 from residua.operators.datasets.generation import Request, one_sample
 from residua.operators.datasets.navier_stokes import Flow, NavierStokes, stirring
 from residua.operators.datasets.random_fields import Axis, draw, matern
 from residua.problems import registry
+from residua.problems.references.automatic import applicable
+from residua.problems.references.system import System
 
 
 def order(errors, sizes) -> float:
@@ -251,6 +254,20 @@ def test_burgers_against_cole_and_hopf():
     points = np.stack(np.meshgrid(x, times, indexing="ij"), axis=-1).reshape(-1, 2)
     true = problem.reference()(points).reshape(65, 3).T
     assert relative(found[:, 0], true) < max(float(bars[0]), 1e-9) < 2e-8
+
+
+def test_levels_differ_in_space_and_in_time():
+    """What a step in one of them changes says nothing of the other."""
+    (method,) = applicable(System(registry.get("nonlinear_diffusion_2d")))[0]
+    level, levels = first_level(method, 0), []
+    while level is not None:
+        levels.append(level)
+        level = next_level(method, level)
+    assert len(levels) > 2
+    assert all(b[0] == a[0] + 1 and b[1] == a[1] + 1 for a, b in itertools.pairwise(levels))
+    exact = applicable(System(registry.get("heat")))[0][0]  # without steps in time
+    assert next_level(exact, (1, 0)) == (2, 0)
+    assert next_level(exact, (len(exact.space) - 1, 0)) is None
 
 
 @pytest.mark.parametrize("nu", [0.1, "0.01/pi"])
