@@ -27,7 +27,7 @@ import h5py
 import numpy as np
 
 from ...atomic import remove_stale, write_atomic
-from ...errors import ConfigurationError, DataError, ResourceError
+from ...errors import ConfigurationError, DataError, DivergedError, ResourceError
 from ...progress import QuietReporter, Reporter
 from .families import Family, family
 from .layout import LAYOUT, Description, Sample, write
@@ -172,8 +172,9 @@ def _holds(path: Path, request: Request, samples: int) -> bool:
 def _claim(parts: Path, request: Request) -> None:
     """Make the folder of parts, or see that it belongs to the same request."""
     note = parts / "request.json"
-    if note.exists():
-        if note.read_text(encoding="utf-8") != request.text():
+    same = note.exists() and note.read_text(encoding="utf-8") == request.text()
+    if same or any(parts.glob("*.npz")):
+        if not same:
             raise ConfigurationError(
                 f"{parts} holds samples of another request",
                 advice="repeat that request, choose another --out, or remove the folder",
@@ -271,7 +272,10 @@ def _make(request: Request, parts: str, number: int) -> float:
     key = request.text()
     if key not in _makers:
         _makers[key] = family(request.family, request.settings)
-    sample = one_sample(request, number, _makers[key])
+    try:
+        sample = one_sample(request, number, _makers[key])
+    except DivergedError as error:
+        raise DivergedError(f"sample {number}: {error}") from None
     for name, values in sample.fields.items():
         if not np.isfinite(values).all():
             raise DataError(f"sample {number}: '{name}' is not finite")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residua.cli import main
-from residua.errors import ConfigurationError, DataError
+from residua.errors import ConfigurationError, DataError, DivergedError
 from residua.operators import datasets
 from residua.operators.datasets import generation
 from residua.operators.datasets.generation import Request, generate, one_sample
@@ -136,9 +136,19 @@ def test_what_is_there_is_not_replaced_unasked(tmp_path, here):
 
 def test_parts_of_another_request(tmp_path, here):
     path = tmp_path / "data.h5"
-    generation._claim(path.with_name("data.h5.parts"), REQUEST)
+    parts = path.with_name("data.h5.parts")
+    generation._claim(parts, Request("advection", 16, 9))  # which came to nothing
+    generation._claim(parts, REQUEST)
+    generation._make(REQUEST, str(parts), 0)
     with pytest.raises(ConfigurationError, match="samples of another request"):
         generate(Request("advection", 16, 8), 3, path)
+
+
+def test_a_sample_without_a_solution_is_named(tmp_path):
+    settings = {"amplitude": 100.0, "end": 0.5}
+    request = Request("reaction_diffusion", 16, 0, settings)
+    with pytest.raises(DivergedError, match="sample 4: no classical solution .* in 10 draws"):
+        generation._make(request, str(tmp_path), 4)
 
 
 def test_a_damaged_part(tmp_path, here):

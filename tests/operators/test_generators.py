@@ -14,6 +14,7 @@ from residua.operators.datasets import darcy, helmholtz
 from residua.operators.datasets.evolution import disturbed, first_level, march, next_level
 from residua.operators.datasets.families import FAMILIES, family
 from residua.operators.datasets.generation import Request, one_sample
+from residua.operators.datasets.library import LibraryProblem
 from residua.operators.datasets.navier_stokes import Flow, NavierStokes, stirring
 from residua.operators.datasets.random_fields import Axis, draw, matern
 from residua.problems import registry
@@ -316,6 +317,21 @@ def test_the_library_with_random_initial_values():
                          .fields["u"][0]) ** 2)) for n in range(40)
     ]  # fmt: skip
     assert np.sqrt(np.mean(np.square(rms))) == pytest.approx(1.0, abs=0.25)
+
+
+def test_the_covariance_of_random_initial_values(rng):
+    """exp(-(r/length)^2) on a ring, without its mean, in units of the mean square."""
+    maker = LibraryProblem.of("kdv", {"length": 0.15, "amplitude": 2.0})
+    x = np.linspace(-1, 1, 16, endpoint=False)
+    draws = np.stack([maker._field(rng, "u").on_grid([x]) for _ in range(4000)])
+    found = (draws.T @ draws / len(draws))[0]
+    r = (x - x[0]) / 2
+    ring = sum(np.exp(-(((r + n) / 0.15) ** 2)) for n in range(-3, 4))
+    mean = 0.15 * np.sqrt(np.pi)
+    true = 4.0 * (ring - mean) / (1 - mean)
+    assert np.abs(found - true).max() < 5 * np.sqrt(2 / 4000) * 4.0
+    wrong = 4.0 * (np.sqrt(ring) - mean) / (1 - mean)
+    assert np.abs(found - wrong).max() > 0.5
 
 
 def test_the_library_with_random_parameters():
