@@ -194,11 +194,14 @@ class Translation:
             kind = dde.icbc.IC if initial else dde.icbc.DirichletBC
             function = self._on_points(target.tree)
             return kind(self.geometry, function, where, component=self.component[target.field])
-        if target is not None and not initial and target.index == normal:
+        # DeepXDE takes the normal of a corner to be between those of its faces.
+        corners = len(self.problem.namespace.space) > 1
+        if target is not None and not initial and target.index == normal and not corners:
             function = self._on_points(face.side * target.tree)
             component = self.component[target.field]
             return dde.icbc.NeumannBC(self.geometry, function, where, component=component)
-        if target is None and (robin := self._robin(face, normal, equation)) is not None:
+        robin = None if target is not None or corners else self._robin(face, normal, equation)
+        if robin is not None:
             component, flux = robin
             return dde.icbc.RobinBC(self.geometry, flux, where, component=component)
 
