@@ -114,7 +114,9 @@ def test_a_small_problem_by_the_command(tmp_path, capsys):
     assert "deepxde" not in sys.modules, "this process must never import it"
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["relative_l2"]["u"] < 1e-2
-    assert summary["steps"] == 600 and summary["trained_parameters"] == 2 * 16 + 17 * 16 + 17
+    # Where a report falls by the clock, L-BFGS may make an iteration more (docs/architecture.md).
+    assert summary["steps"] in (600, 601)
+    assert summary["trained_parameters"] == 2 * 16 + 17 * 16 + 17
     assert summary["deepxde"]["version"] and summary["deepxde"]["float"] == "float64"
     assert summary["deepxde"]["conditions"][0].startswith("DirichletBC: u = 0 at x = 0")
     assert summary["residual"][0]["fresh"] < 10 * summary["residual"][0]["training"]
