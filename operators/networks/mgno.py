@@ -13,6 +13,7 @@ ICLR 2024.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -55,16 +56,7 @@ class VCycle(nn.Module):
     ) -> None:
         super().__init__()
 
-        def stencil(start: int, end: int, stride: int = 1) -> Stencil:
-            return Stencil(
-                start,
-                end,
-                boundary=boundary,
-                dimension=dimension,
-                generator=generator,
-                stride=stride,
-            )
-
+        stencil = partial(Stencil, boundary=boundary, dimension=dimension, generator=generator)
         self.smoothers = nn.ModuleList(
             nn.ModuleList(stencil(inputs, outputs) for _ in range(count)) for count in smoothings
         )
@@ -73,8 +65,8 @@ class VCycle(nn.Module):
             for level, count in enumerate(smoothings)
         )
         steps = range(len(smoothings) - 1)
-        self.restrict_data = nn.ModuleList(stencil(inputs, inputs, 2) for _ in steps)
-        self.restrict = nn.ModuleList(stencil(outputs, outputs, 2) for _ in steps)
+        self.restrict_data = nn.ModuleList(stencil(inputs, inputs, stride=2) for _ in steps)
+        self.restrict = nn.ModuleList(stencil(outputs, outputs, stride=2) for _ in steps)
         self.prolong = nn.ModuleList(
             Prolongation(outputs, boundary=boundary, dimension=dimension, generator=generator)
             for _ in steps

@@ -10,6 +10,8 @@ normalisation, as Gupta and Brandstetter, TMLR 2023, recommend for equations.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -50,15 +52,7 @@ class UNet(nn.Module):
         super().__init__()
         widths = [width * 2**level for level in range(levels)]
 
-        def stencil(start: int, end: int, stride: int = 1) -> Stencil:
-            return Stencil(
-                start,
-                end,
-                boundary=boundary,
-                dimension=dimension,
-                generator=generator,
-                stride=stride,
-            )
+        stencil = partial(Stencil, boundary=boundary, dimension=dimension, generator=generator)
 
         def block(start: int, end: int) -> Block:
             return Block([stencil(start, end), stencil(end, end)], end)
@@ -66,7 +60,7 @@ class UNet(nn.Module):
         starts = [inputs, *widths[1:]]
         pairs = list(zip(widths[:-1], widths[1:], strict=True))
         self.down = nn.ModuleList(block(a, b) for a, b in zip(starts, widths, strict=True))
-        self.restrict = nn.ModuleList(stencil(fine, coarse, 2) for fine, coarse in pairs)
+        self.restrict = nn.ModuleList(stencil(fine, coarse, stride=2) for fine, coarse in pairs)
         self.prolong = nn.ModuleList(
             Prolongation(coarse, boundary=boundary, dimension=dimension, generator=generator)
             for _, coarse in pairs
