@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import Case, check_device, load_case, make_case
+from .config import Case, load_case, make_case
 from .errors import ConfigurationError
+from .execution.folder import check
+from .execution.options import check_device
 from .problems import registry
 from .problems.problem import Problem
 from .progress import reporter_for
-from .solvers.folder import check
 
 if TYPE_CHECKING:
     from .solvers.solution import Solution

@@ -25,8 +25,8 @@ from typing import NoReturn
 
 from .bench import commandline as bench
 from .errors import ConfigurationError, ResiduaError, ResourceError
+from .execution.folder import check, check_same
 from .operators.datasets import commandline as data
-from .solvers.folder import check, check_same
 
 __all__ = ["main"]
 

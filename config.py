@@ -10,29 +10,27 @@ is refused before SymPy is loaded.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from . import yaml_source
 from .errors import ConfigurationError
-from .overrides import Override, merged
+from .execution.case import Runnable
+from .execution.options import NAME, NAME_SAYS, RunOptions, check_device
+from .overrides import Override, locate, merged
 from .solvers import BACKENDS, any_options
 from .solvers.options import BackendOptions, GaussiansOptions, SolverOptions
-from .typed import build, build_variant, nearest, option, plain
+from .typed import build, build_variant, nearest, plain
 from .yaml_source import YamlSource
 
 if TYPE_CHECKING:
     from .problems.problem import Problem
 
-__all__ = ["Case", "RunOptions", "check_device", "gpu_present", "load_case", "make_case", "placed"]
+__all__ = ["Case", "load_case", "make_case", "placed"]
 
 PathKey = tuple["str | int", ...]
 SECTIONS = ("problem", "solver", "run")
@@ -41,52 +39,8 @@ SHORT = ("parameters",)
 KINDS = ("initial", "boundary", "periodic")
 
 
-# Windows keeps the names of devices for itself, with any ending. No (?i): editors read this pattern
-# too (JSON Schema).
-_DEVICES = "[cC][oO][nN]|[pP][rR][nN]|[aA][uU][xX]|[nN][uU][lL]|[cC][oO][mM][0-9]|[lL][pP][tT][0-9]"
-NAME = rf"(?!(?:{_DEVICES})(?:[./]|$))[A-Za-z0-9_][A-Za-z0-9._-]{{0,99}}"
-_NAME_SAYS = (
-    "write up to 100 letters, digits, dots, dashes and underscores, the first no dot or dash"
-)
-
-
 @dataclass(frozen=True)
-class RunOptions:
-    """How a case is run: everything that is neither the equation nor the method."""
-
-    name: str | None = option(
-        None,
-        "first part of the run folder's name; null for the problem's name",
-        pattern=NAME,
-        pattern_says=_NAME_SAYS,
-    )
-    seed: int = option(0, "seed of every random draw", low=0, high=2**63 - 1)
-    dtype: Literal["float64", "float32"] = option("float64", "precision")
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute")
-    budget: float | None = option(
-        300.0, "wall time for training, or none", above=0.0, high=366 * 86400.0, duration=True
-    )
-    steps: int | None = option(
-        None, "optimiser steps in all; null for no limit", low=1, high=10**12
-    )
-    accuracy: float | None = option(
-        None, "relative L2 error that must be reached, else exit code 1", above=0.0, high=1e6
-    )
-    deterministic: bool = option(False, "bit-identical repeats and resumes")
-    threads: int | None = option(None, "CPU threads; null for all", low=1, high=4096)
-    checkpoint_every: float = option(
-        60.0, "wall time between checkpoints", above=0.0, high=366 * 86400.0, duration=True
-    )
-    out: str | None = option(
-        None,
-        "run folder, relative to where the command runs; null for runs/<name>-<hash>",
-        pattern=rf"{NAME}(?:/{NAME})*",
-        pattern_says="write a relative path of plain names such as runs/mine (--out takes any)",
-    )
-
-
-@dataclass(frozen=True)
-class Case:
+class Case(Runnable):
     """A problem, a method and a way to run it, all checked.
 
     Attributes:
@@ -136,25 +90,10 @@ class Case:
 
         return files(self.problem.functions)
 
-    @cached_property
-    def _digest(self) -> str:
-        canonical = json.dumps(
-            self.resolved(), sort_keys=True, separators=(",", ":"), allow_nan=False
-        )
-        return hashlib.sha256(canonical.encode()).hexdigest()
-
-    def digest(self) -> str:
-        """SHA-256 of the resolved configuration, in hexadecimal."""
-        return self._digest
-
-    @property
-    def folder(self) -> Path:
-        """Where the run is kept unless the command line says otherwise."""
-        return (
-            Path(self.run.out)
-            if self.run.out
-            else Path("runs") / f"{self.name}-{self.digest()[:8]}"
-        )
+    def reread(self, path: Path) -> Case:
+        """See `Runnable.reread`; a problem that no file can hold is taken to be the same."""
+        untold = any(equation.tree is None for equation in self.problem.equations)
+        return load_case(path, problem=self.problem if untold else None)
 
 
 def _mapping_of(problem: Problem) -> dict[str, Any]:
@@ -248,7 +187,7 @@ def load_case(
             check_device(case.run.device)
         return case
     except ConfigurationError as error:
-        raise _locate(error, source, changes) from None
+        raise locate(error, source, changes) from None
 
 
 def placed(data: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
@@ -271,25 +210,6 @@ def _same_problem(problem: Problem, written: Any, folder: Path) -> Problem:
             advice="give the problem that was solved, with the same parameters",
         )
     return replace(problem, recommended={})
-
-
-def check_device(device: str) -> None:
-    """Refuse a GPU where the system shows none, before torch is loaded to say the same.
-
-    Raises:
-        ConfigurationError: there is none.
-    """
-    if device == "cuda" and not gpu_present():
-        advice = "there is no CUDA device here; write auto or cpu"
-        raise ConfigurationError("", path=("run", "device"), found=device, advice=advice)
-
-
-def gpu_present() -> bool:
-    """Whether there may be a GPU; only Linux tells without torch."""
-    if sys.platform != "linux":
-        return True
-    # NVIDIA's, the one of Windows' subsystem, AMD's.
-    return any(any(Path("/dev").glob(pattern)) for pattern in ("nvidia*", "dxg", "kfd"))
 
 
 def _source(target: str | Path) -> YamlSource:
@@ -343,7 +263,7 @@ def _problem(data: Mapping[str, Any], default_name: str) -> Problem:
         definition = dict(raw)
         name = definition.pop("name", None)
         if name is not None and not (isinstance(name, str) and re.fullmatch(NAME, name)):
-            raise ConfigurationError("", path=("name",), found=name, advice=_NAME_SAYS)
+            raise ConfigurationError("", path=("name",), found=name, advice=NAME_SAYS)
         # Beside the name of a library problem, fields or equations tell that it is another one.
         telling = {"equations", "fields"}
         if name not in registry.names():
@@ -529,39 +449,3 @@ def _check_weights(problem: Problem, solver: BackendOptions) -> None:
             raise ConfigurationError(
                 "no term of the loss has this name", path=path, advice=nearest(name, terms)
             )
-
-
-def _locate(
-    error: ConfigurationError, source: YamlSource, changes: Sequence[Override]
-) -> ConfigurationError:
-    """The error with the place where its value was written: an override, or a line of the file."""
-    if error.file is not None:
-        return error
-    for change in reversed(changes):
-        if change.reaches(error.path):
-            return error.located(f"--set {change.text}", None)
-    written = _as_written(error.path, source.data)
-    for change in reversed(changes):
-        # What the file does not hold was made by an override of something inside it.
-        made = len(written) < len(error.path) <= len(change.path)
-        if made and all(a == str(b) for a, b in zip(change.path, error.path, strict=False)):
-            return error.located(f"--set {change.text}", None)
-    placed = error.under()
-    placed.path = written
-    return placed.located(source.file or None, source.line(written) if source.file else None)
-
-
-def _as_written(path: PathKey, data: Any) -> PathKey:
-    """`path` without the steps that short forms left out, as `optimizer: adam` for [0].name."""
-    written: list[str | int] = []
-    for part in path:
-        if isinstance(data, str):
-            break
-        if isinstance(part, int) and isinstance(data, Mapping):
-            continue
-        written.append(part)
-        if isinstance(data, Mapping):
-            data = data.get(part) if isinstance(part, str) else None
-        elif isinstance(data, list) and isinstance(part, int):
-            data = data[part] if part < len(data) else None
-    return tuple(written)

@@ -114,8 +114,7 @@ def plan(case: Case, folder: Path) -> str:
     problem, solver, run = case.problem, case.solver, case.run
     budget = "none" if run.budget is None else f"{run.budget:g} s"
     stages = ", ".join(
-        stage.name + (f" ({stage.steps} steps)" if stage.steps else "")
-        for stage in solver.stages
+        stage.name + (f" ({stage.steps} steps)" if stage.steps else "") for stage in solver.stages
     )
     rows = [
         [

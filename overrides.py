@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from . import yaml_source
 from .errors import ConfigurationError
 from .typed import nearest
+from .yaml_source import YamlSource
 
-__all__ = ["Override", "merged"]
+__all__ = ["Override", "locate", "merged"]
 
 PathKey = tuple["str | int", ...]
 
@@ -131,3 +132,39 @@ class Override:
             if not rest or str(rest.pop(0)) != part:
                 return False
         return True
+
+
+def locate(
+    error: ConfigurationError, source: YamlSource, changes: Sequence[Override]
+) -> ConfigurationError:
+    """The error with the place where its value was written: an override, or a line of the file."""
+    if error.file is not None:
+        return error
+    for change in reversed(changes):
+        if change.reaches(error.path):
+            return error.located(f"--set {change.text}", None)
+    written = _as_written(error.path, source.data)
+    for change in reversed(changes):
+        # What the file does not hold was made by an override of something inside it.
+        made = len(written) < len(error.path) <= len(change.path)
+        if made and all(a == str(b) for a, b in zip(change.path, error.path, strict=False)):
+            return error.located(f"--set {change.text}", None)
+    placed = error.under()
+    placed.path = written
+    return placed.located(source.file or None, source.line(written) if source.file else None)
+
+
+def _as_written(path: PathKey, data: Any) -> PathKey:
+    """`path` without the steps that short forms left out, as `optimizer: adam` for [0].name."""
+    written: list[str | int] = []
+    for part in path:
+        if isinstance(data, str):
+            break
+        if isinstance(part, int) and isinstance(data, Mapping):
+            continue
+        written.append(part)
+        if isinstance(data, Mapping):
+            data = data.get(part) if isinstance(part, str) else None
+        elif isinstance(data, list) and isinstance(part, int):
+            data = data[part] if part < len(data) else None
+    return tuple(written)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .config import NAME, RunOptions
+from .execution.options import NAME, RunOptions
 from .problems import registry
 from .problems.reference_settings import METHODS
 from .solvers import any_options

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import yaml_source
-from ..config import NAME, SECTIONS, Case, make_case, placed
+from ..config import SECTIONS, Case, make_case, placed
 from ..errors import ConfigurationError
+from ..execution.options import NAME
 from ..overrides import merged
 from ..typed import build, nearest, option
 from ..yaml_source import YamlSource

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..atomic import write_atomic
 from ..errors import DataError
-from ..solvers.summary import to_json
+from ..execution.summary import to_json
 
 __all__ = ["ROOT", "commit", "machine", "read", "write"]
 

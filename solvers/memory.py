@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..engine.memory import free_memory, require_jacobian, require_state
+from ..execution.options import gpu_present
 from .options import GaussNewton, SolverOptions, Spring
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ def check_memory(case: Case) -> None:
     Raises:
         ResourceError: with the sizes, and what to use instead.
     """
-    from ..config import gpu_present
-
     solver = case.solver
     on_gpu = case.run.device == "cuda" or (case.run.device == "auto" and gpu_present())
     if on_gpu or not isinstance(solver, SolverOptions):

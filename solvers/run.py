@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,23 +15,18 @@ import torch
 from ..config import Case
 from ..engine import checkpoint
 from ..engine.fit import Record, Status, fit, restore
-from ..errors import (
-    AccuracyError,
-    ConfigurationError,
-    DivergedError,
-    ResourceError,
-)
+from ..errors import AccuracyError, ConfigurationError, DivergedError, ResourceError
+from ..execution.folder import check_same, clear, make, write_configuration
+from ..execution.settings import device_of, missed, settings
+from ..execution.summary import peak_memory_mib
 from ..problems.notes import problem_notes
 from ..problems.references import Reference, ReferenceUnavailable
 from ..progress import Reporter
 from . import BACKENDS
-from .folder import check_same, clear, make, write_configuration
 from .memory import check_memory
 from .solution import Solution
-from .summary import peak_memory_mib
 from .trainer import SolverTrainer
 
-CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 HIDDEN = 10.0
 """A residual this much larger between the collocation points than on them is worth a warning."""
 
@@ -86,11 +80,11 @@ def solve_case(case: Case, *, out: Path | None, resume: bool, reporter: Reporter
         )
     folder = Path(out) if out is not None else case.folder
     check_memory(case)
-    device = _device(case)
+    device = device_of(case.run.device)
     if resume:
         check_same(case, folder)
     try:
-        with _settings(case, device):
+        with settings(case.run, device):
             return _train(case, device, folder, resume, reporter)
     except torch.OutOfMemoryError as error:
         raise ResourceError(
@@ -236,7 +230,7 @@ def _write(
         reporter.message(
             f"{_classical_time(reference, worst)}; this run took {record.seconds:.1f} s"
         )
-    failure = _missed(case, errors)
+    failure = missed(case.run.accuracy, errors)
     reporter.message(f"written to {folder}")
     return Outcome(status, folder, solution, errors, failure)
 
@@ -266,64 +260,6 @@ def _say_residuals(residuals: list[dict[str, float]], reporter: Reporter) -> Non
             f"warning: in {', '.join(hidden)} the residual is more than {HIDDEN:g} times larger "
             "between the collocation points than on them; raise solver.points.interior"
         )
-
-
-def _missed(case: Case, errors: dict[str, float]) -> AccuracyError | None:
-    wanted = case.run.accuracy
-    if wanted is None:
-        return None
-    if not errors:
-        return AccuracyError(f"the accuracy asked for, {wanted:.1e}, cannot be told: no reference")
-    name, worst = max(errors.items(), key=lambda item: (not math.isfinite(item[1]), item[1]))
-    if worst <= wanted:
-        return None
-    return AccuracyError(
-        f"the accuracy asked for, {wanted:.1e}, was missed: relative L2 error of {name} {worst:.1e}"
-    )
-
-
-def _device(case: Case) -> torch.device:
-    wanted = case.run.device
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigurationError(
-            "",
-            path=("run", "device"),
-            found="cuda",
-            advice="there is no CUDA device here; write auto or cpu",
-        )
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wanted)
-
-
-@contextlib.contextmanager
-def _settings(case: Case, device: torch.device) -> Iterator[None]:
-    """Threads, determinism and full precision for a run; what was set before comes back after it.
-
-    TF32 is never used: residuals need every bit of their format.
-    """
-    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    threads = torch.get_num_threads()
-    # Not use_deterministic_algorithms, which is the same but loads the compiler, for a second.
-    deterministic = torch.get_deterministic_debug_mode()
-    workspace = os.environ.get(CUBLAS)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    if case.run.threads is not None:
-        torch.set_num_threads(case.run.threads)
-    if case.run.deterministic:
-        torch.set_deterministic_debug_mode("error")
-        if device.type == "cuda" and workspace is None:
-            # Without it cuBLAS may add in another order from one call to the next.
-            os.environ[CUBLAS] = ":4096:8"
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
-        torch.set_num_threads(threads)
-        torch.set_deterministic_debug_mode(deterministic)
-        if workspace is None:
-            os.environ.pop(CUBLAS, None)
 
 
 def _reference(case: Case, reporter: Reporter) -> Reference | None:

@@ -21,10 +21,12 @@ from torch import Tensor
 
 from ..atomic import write_atomic
 from ..errors import DataError, ResiduaError
+from ..execution.folder import CONFIGURATION, write_configuration
+from ..execution.summary import to_json
+from ..execution.weights import read_header, read_weights
 from . import storage, vtkhdf
 from .accuracy import Comparison, compare, tensor_points
-from .folder import CONFIGURATION, write_configuration
-from .summary import summarise, to_json
+from .summary import summarise
 
 if TYPE_CHECKING:
     from ..config import Case
@@ -324,7 +326,7 @@ def load(folder: str | Path, problem: Problem | None = None) -> Solution:
         case = load_case(configuration, problem=problem)
     except ResiduaError as error:
         raise DataError(f"{configuration}: is not a case this program can read: {error}") from error
-    attributes, architecture = storage.read_header(stored)
+    attributes, architecture = read_header(stored, storage.KIND)
     try:
         field = build_field(case, architecture)
     except (ResiduaError, LookupError, TypeError, ValueError, RuntimeError) as error:
@@ -332,7 +334,9 @@ def load(folder: str | Path, problem: Problem | None = None) -> Solution:
             f"{stored}: the architecture of the network does not fit {configuration.name}: {error}"
         ) from error
     state = field.state_dict()
-    weights = storage.read_weights(stored, {name: tuple(t.shape) for name, t in state.items()})
+    weights = read_weights(
+        stored, storage.KIND, {name: tuple(t.shape) for name, t in state.items()}
+    )
     for name, array in weights.items():
         state[name] = torch.from_numpy(array).to(state[name].dtype)
     field.load_state_dict(state)

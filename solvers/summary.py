@@ -1,25 +1,19 @@
-"""summary.json: one run in numbers, for people and programs.
-
-Strict JSON: a number that is not finite is written as null and named under `notes`.
-"""
+"""summary.json: one solved case in numbers, for people and programs."""
 
 from __future__ import annotations
 
-import json
 import math
-import platform
 from collections.abc import Mapping
-from importlib import metadata as packages
 from typing import TYPE_CHECKING, Any
+
+from ..execution.summary import peak_memory_mib, versions
 
 if TYPE_CHECKING:
     from ..problems.problem import Problem
     from ..problems.references.reference import Reference
     from .accuracy import Comparison
 
-__all__ = ["peak_memory_mib", "summarise", "to_json", "versions"]
-
-PACKAGES = ("residua", "torch", "numpy", "scipy", "sympy", "h5py")
+__all__ = ["summarise"]
 
 
 def summarise(
@@ -80,53 +74,3 @@ def _classical(reference: Reference | None, comparison: Comparison | None) -> di
     seconds = reference.seconds_to(error) if math.isfinite(error) else None
     curve = [[float(time), float(size)] for time, size in reference.costs()]
     return {"method": reference.classical, "seconds_to_same_error": seconds, "curve": curve}
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that shape a result."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = packages.version(name)
-        except packages.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def peak_memory_mib() -> float | None:
-    """Largest resident memory of this process so far in MiB, where the system says."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1 << 20 if platform.system() == "Darwin" else 1 << 10), 1)
-
-
-def to_json(summary: Mapping[str, Any]) -> str:
-    """Strict JSON text of plain values."""
-    notes: list[str] = []
-    cleaned = _clean(dict(summary), "", notes)
-    if notes:
-        cleaned["notes"] = notes
-    return json.dumps(cleaned, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _clean(value: Any, path: str, notes: list[str]) -> Any:
-    if isinstance(value, Mapping):
-        return {
-            str(key): _clean(item, f"{path}.{key}" if path else str(key), notes)
-            for key, item in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [_clean(item, f"{path}[{i}]", notes) for i, item in enumerate(value)]
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if hasattr(value, "item"):  # a NumPy scalar
-        return _clean(value.item(), path, notes)
-    if isinstance(value, float):
-        if math.isfinite(value):
-            return value
-        notes.append(f"{path} is {'not a number' if math.isnan(value) else 'infinite'}")
-        return None
-    return str(value)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ...config import Case
-from ..summary import peak_memory_mib
+from ...execution.summary import peak_memory_mib
 from . import translation as translate
 from .options import SAMPLERS, DeepxdeAdam, DeepxdeLbfgs, DeepxdeOptions
 

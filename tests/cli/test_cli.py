@@ -13,8 +13,9 @@ import pytest
 
 import residua
 from residua.cli import main
-from residua.config import RunOptions, load_case
+from residua.config import load_case
 from residua.errors import AccuracyError
+from residua.execution.options import RunOptions
 from residua.problems import registry
 from residua.progress import LiveReporter, PlainReporter, QuietReporter, reporter_for
 from residua.schema import json_schema

@@ -221,7 +221,7 @@ def test_no_folder_is_made_where_the_trainer_cannot_be(solve, tmp_path, monkeypa
 
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
 def test_a_gpu_that_is_not_there_is_refused_by_line(dry, solve, monkeypatch):
-    monkeypatch.setattr("residua.config.gpu_present", lambda: False)
+    monkeypatch.setattr("residua.execution.options.gpu_present", lambda: False)
     text = DECAY.replace("{budget: none", "{device: cuda, budget: none")
     code, out, err = solve(text, *dry)
     assert (code, out) == (2, "")

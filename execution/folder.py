@@ -11,8 +11,7 @@ from ..atomic import write_atomic
 from ..errors import ConfigurationError, DataError, ResiduaError, dotted
 
 if TYPE_CHECKING:
-    from ..config import Case
-    from ..problems.problem import Problem
+    from .case import Runnable
 
 __all__ = [
     "CONFIGURATION",
@@ -25,7 +24,16 @@ __all__ = [
 ]
 
 CONFIGURATION = "config.resolved.yaml"
-FILES = ("metrics.jsonl", "summary.json", "solution.h5", "solution.vtkhdf", "figure.png")
+FILES = (
+    "metrics.jsonl",
+    "summary.json",
+    "solution.h5",
+    "solution.vtkhdf",
+    "figure.png",
+    "operator.h5",
+    "evaluation.json",
+    "evaluation.png",
+)
 CHECKPOINTS = ("step-*.pt", "manifest.json")
 
 
@@ -109,7 +117,7 @@ def make(folder: Path) -> None:
         ) from error
 
 
-def write_configuration(case: Case, folder: Path) -> None:
+def write_configuration(case: Runnable, folder: Path) -> None:
     """Write the case with every setting, and the numbers of given functions that it names.
 
     Raises:
@@ -121,21 +129,14 @@ def write_configuration(case: Case, folder: Path) -> None:
         write_atomic(folder / name, text)
 
 
-def _untold(problem: Problem) -> Problem | None:
-    """The problem, if no file can hold it: some of its residuals are Python functions alone."""
-    return problem if any(e.tree is None for e in problem.equations) else None
-
-
-def check_same(case: Case, folder: Path) -> None:
-    """Refuse to continue a run of another problem, solver, seed or precision.
+def check_same(case: Runnable, folder: Path) -> None:
+    """Refuse to continue a run of anything else, or by another method, seed or precision.
 
     The rest (budget, steps, accuracy, device) may differ.
 
     Raises:
         DataError: there is no run to continue, or it is another one.
     """
-    from ..config import load_case
-
     path = folder / CONFIGURATION
     if not path.is_file():
         raise DataError(
@@ -143,7 +144,7 @@ def check_same(case: Case, folder: Path) -> None:
             "or give the folder of the run by --out DIR (its name changes with the budget)"
         )
     try:
-        before = load_case(path, problem=_untold(case.problem)).resolved()
+        before = case.reread(path).resolved()
     except ResiduaError as error:
         raise DataError(f"{path}: is not a case this program can read: {error}") from error
     now = case.resolved()
@@ -153,7 +154,7 @@ def check_same(case: Case, folder: Path) -> None:
     if place is not None:
         raise DataError(
             f"{folder}: holds a run of another case ({place}); "
-            "resume with the same problem, solver, seed and precision"
+            "resume with the same settings; only budget, steps, accuracy and device may be others"
         )
 
 
