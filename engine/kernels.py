@@ -6,7 +6,7 @@ a short list of in-place updates on arrays that are still in cache.
 
 * `affine`: the same matrix on every Taylor coefficient, the bias on the value alone;
 * `compose`: a scalar function of a bundle (Faa di Bruno), described by a `Composition`; by a loop
-  compiled for it (`residua.engine.native`) where that can be had, by torch's operations elsewhere.
+  compiled for it (`residua.engine.fused`) where that can be had, by torch's operations elsewhere.
 
 A bundle has the shape (channels, points, width); channel 0 is the value. Where a gradient is to be
 differentiated again (``create_graph``), the adjoints are those of torch's own graph instead.
@@ -24,7 +24,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from . import native
+from .fused import native, record
+from .fused.formulas import Formula
+from .fused.loops import Kind, Loops, compile_composition, kind_of
 
 ScalarRule = Callable[[Tensor, int], list[Tensor]]
 """Normalised derivatives ``s^(m)(z) / m!``, m = 0..order, of a scalar function."""
@@ -48,7 +50,7 @@ class InPlace:
 
     value: Callable[[Tensor, Tensor], None]
     factors: Callable[[Tensor, int, Scratch], list[Factor]]
-    formula: native.Formula
+    formula: Formula
 
 
 IN_PLACE: dict[ScalarRule, InPlace] = {}
@@ -96,10 +98,10 @@ class Composition:
     order: int
     polynomials: tuple[tuple[tuple[int, tuple[Monomial, ...]], ...], ...]
     gradients: tuple[tuple[tuple[int, tuple[tuple[int, tuple[Monomial, ...]], ...]], ...], ...]
-    loops: dict[tuple[ScalarRule, torch.dtype], native.Loops | None] = field(
+    loops: dict[tuple[ScalarRule, Kind], Loops | None] = field(
         default_factory=dict, compare=False, repr=False
     )
-    """Compiled for a function and a precision; None where torch's operations have to do."""
+    """Compiled for a function and a kind of bundle; None where torch's operations have to do."""
 
     @staticmethod
     def of(products: Sequence[Sequence[tuple[int, int]]], order: int) -> Composition:
@@ -265,27 +267,28 @@ def pull_into(
         loops.pull(z, value, adjoint, result, factors)
 
 
-def _loops(plan: Composition, rule: ScalarRule, z: Tensor, *others: Tensor) -> native.Loops | None:
-    """What is compiled for a composition, once for every function and precision."""
-    if not native.suits(z) or not all(array.is_contiguous() for array in (z, *others)):
+def _loops(plan: Composition, rule: ScalarRule, z: Tensor, *others: Tensor) -> Loops | None:
+    """What is compiled for a composition, once for every function and kind of bundle."""
+    kind = kind_of(z)
+    if kind is None or not all(array.is_contiguous() for array in (z, *others)):
         return None
-    key = (rule, z.dtype)
+    key = (rule, kind)
     if key not in plan.loops:
         form = IN_PLACE.get(rule)
         formula = None if form is None else form.formula
-        plan.loops[key] = loops = native.compile_composition(plan, z.dtype, formula)
-        if loops is not None and not _agrees(plan, rule, z.dtype):
-            native.distrust("the composition of a Taylor bundle")
+        plan.loops[key] = loops = compile_composition(plan, kind, formula)
+        if loops is not None and not _agrees(plan, rule, kind):
+            record.distrust("the composition of a Taylor bundle")
             plan.loops[key] = None
     return plan.loops[key]
 
 
-def _agrees(plan: Composition, rule: ScalarRule, dtype: torch.dtype) -> bool:
+def _agrees(plan: Composition, rule: ScalarRule, kind: Kind) -> bool:
     """Whether loops and operations give the same on numbers of order one."""
     generator = torch.Generator().manual_seed(0)
-    # More than a loop that is shared by threads begins with, and no multiple of any vector.
-    shape = (plan.channels, 61, 2 + native.PARALLEL // 61)
-    z, adjoint = torch.randn(2, *shape, generator=generator, dtype=torch.float64).to(dtype)
+    shape = (2, plan.channels, *kind.probe)
+    random = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+    z, adjoint = random.to(kind.device, kind.dtype)
     found, expected = torch.empty_like(z), torch.empty_like(z)
     pulled, right = torch.empty_like(z), torch.empty_like(z)
     scratch = Scratch(z[0])
@@ -293,7 +296,7 @@ def _agrees(plan: Composition, rule: ScalarRule, dtype: torch.dtype) -> bool:
     _compose_by_operations(plan, rule, z, expected, scratch)
     pull_into(plan, rule, z, expected[0], adjoint, pulled, scratch)
     _pull_by_operations(plan, rule, z, expected[0], adjoint, right, scratch)
-    allowed = 1e3 * torch.finfo(dtype).eps
+    allowed = 1e3 * torch.finfo(kind.dtype).eps
     return all(
         bool((a - b).abs().amax() <= allowed * b.abs().amax())
         for a, b in ((found, expected), (pulled, right))

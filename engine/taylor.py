@@ -36,7 +36,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import native
+from .fused.formulas import Formula
 from .kernels import IN_PLACE, Composition, Factor, InPlace, ScalarRule, Scratch, compose
 
 MultiIndex = tuple[int, ...]
@@ -384,13 +384,13 @@ ACTIVATIONS: dict[str, ScalarRule] = {
 IN_PLACE[tanh_rule] = InPlace(
     _write_tanh,
     _tanh_factors,
-    native.Formula(
+    Formula(
         "1 - 2 / (exponential(2 * z0) + 1)",
         (
             "1 - s * s",
             "-s * s1",
             "(3 * s * s - 1) * s1 / 3",
-            "((real)2 / 3 - s * s) * s * s1",
+            "s * (s1 * s1 - s3) / 2",
             "(15 * s * s * (s * s - 1) + 2) * s1 / 15",
         ),
     ),

@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ..config import Case
-from ..engine import native, sampling
+from ..engine import sampling
 from ..engine.constraints import Constrained
 from ..engine.fit import Progress
+from ..engine.fused import record
 from ..engine.networks.field import Context, Field, Linear
 from ..engine.networks.gaussian_field import Gaussians
 from ..engine.networks.mlp import Mlp
@@ -140,7 +141,7 @@ class Collocation:
 
     def report(self) -> dict[str, Any]:
         """Beside what every backend reports: what the engine computes with."""
-        return {"element_wise_work": native.status()}
+        return {"element_wise_work": record.status()}
 
     def close(self) -> None:
         """Nothing is held."""

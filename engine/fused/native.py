@@ -1,11 +1,11 @@
-"""The element-wise half of a Taylor bundle's layer as one compiled loop.
+"""Both loops of a composition as C, for bundles on a processor.
 
 In torch's own operations a composition and its adjoint are some twenty passes over memory; written
 out as C they are one each, and the compiler vectorises them. The source is made from the same
 tables of monomials as the operations in `residua.engine.kernels`, compiled with the machine's C
 compiler on first use (a fraction of a second for each algebra and precision; nothing is kept on
 disk) and compared with them before it is trusted. Where there is no compiler, or the comparison
-fails, torch's operations do the work and `status` says so.
+fails, torch's operations do the work and `record` is told.
 
 A matrix of per-point outer products, the Jacobian of a dense layer, is compiled in the same way.
 """
@@ -13,14 +13,12 @@ A matrix of per-point outer products, the Jacobian of a dense layer, is compiled
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import shlex
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,44 +26,25 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from . import record
+from .formulas import Formula, composed, pulled
+
 if TYPE_CHECKING:
-    from .kernels import Composition, Monomial
+    from ..kernels import Composition
 
-__all__ = [
-    "Formula",
-    "Loops",
-    "compile_composition",
-    "compile_outer",
-    "distrust",
-    "status",
-    "suits",
-]
-
-log = logging.getLogger(__name__)
+__all__ = ["PROBE", "NativeLoops", "compile_composition", "compile_outer", "suits"]
 
 C_TYPES = {torch.float32: "float", torch.float64: "double"}
 WORTHWHILE = 8192
 """Elements of a bundle from which on a compiled loop is used; below, calls cost most anyway."""
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
-SWITCH = "RESIDUA_NATIVE"
-"""Environment variable; 0 keeps to torch's operations."""
 PARALLEL = 16384
 """Elements of a channel from which on threads share a loop."""
+PROBE = (61, 2 + PARALLEL // 61)
+"""Points and width of a bundle on which loops are compared: more than a loop that threads share
+begins with, and no multiple of any vector."""
 PATIENCE = 60.0
 """Seconds a compiler may take; one that takes longer is not asked again."""
-
-
-@dataclass(frozen=True)
-class Formula:
-    """A scalar function as C expressions; `EXPONENTIAL` may be called in them.
-
-    Attributes:
-        value: s in the argument ``z0``.
-        factors: normalised derivatives s_1, s_2, ... in the value ``s`` and those before.
-    """
-
-    value: str
-    factors: tuple[str, ...]
 
 
 EXPONENTIAL = """
@@ -110,8 +89,6 @@ typedef double real; typedef unsigned long long bits;
 }
 
 _GIVEN_UP = "the compiler took too long"
-_built: list[str] = []
-_told: set[str] = set()
 
 
 def suits(bundle: Tensor) -> bool:
@@ -119,14 +96,8 @@ def suits(bundle: Tensor) -> bool:
     return bundle.device.type == "cpu" and bundle.dtype in C_TYPES and bundle.numel() >= WORTHWHILE
 
 
-def status() -> str:
-    """What has done the element-wise work in this process so far, for records of a run."""
-    what = f"loops compiled by {Path(_built[0]).name}" if _built else "torch operations"
-    return what + "".join(f"; torch operations where {reason}" for reason in sorted(_told))
-
-
-class Loops:
-    """The two loops of a composition: forward, and its adjoint.
+class NativeLoops:
+    """See `loops.Loops`.
 
     Args:
         library: compiled from `composition_source`.
@@ -140,13 +111,13 @@ class Loops:
             function.restype = None
 
     def compose(self, z: Tensor, out: Tensor, factors: Sequence[Tensor]) -> None:
-        """See `kernels.compose_into`; of a function given by arrays ``out[0]`` is there already."""
+        """See `loops.Loops`."""
         self._compose(z[0].numel(), z.data_ptr(), out.data_ptr(), _addresses(factors))
 
     def pull(
         self, z: Tensor, value: Tensor, adjoint: Tensor, result: Tensor, factors: Sequence[Tensor]
     ) -> None:
-        """See `kernels.pull_into`."""
+        """See `loops.Loops`."""
         self._pull(
             value.numel(),
             z.data_ptr(),
@@ -165,7 +136,7 @@ def _addresses(arrays: Sequence[Tensor]) -> ctypes.Array | None:
 
 def compile_composition(
     plan: Composition, dtype: torch.dtype, formula: Formula | None
-) -> Loops | None:
+) -> NativeLoops | None:
     """Loops for a composition; None where nothing can be compiled.
 
     Args:
@@ -174,7 +145,7 @@ def compile_composition(
         formula: the scalar function; None where its values and derivatives come as arrays.
     """
     library = _build(composition_source(plan, C_TYPES[dtype], formula))
-    return None if library is None else Loops(library)
+    return None if library is None else NativeLoops(library)
 
 
 def composition_source(plan: Composition, real: str, formula: Formula | None) -> str:
@@ -195,30 +166,12 @@ def composition_source(plan: Composition, real: str, formula: Formula | None) ->
     if formula is not None:
         forward += [f"const real z0 = z[i], s = {formula.value};", "out[i] = s;"]
     forward += scalars(plan.order)
-    for k in channels:
-        terms = [f"s1 * z{k}"]
-        for m, rows in enumerate(plan.polynomials, start=2):
-            terms += [f"s{m} * ({_sum(monomials)})" for j, monomials in rows if j == k]
-        forward.append(f"out[{k} * n + i] = {' + '.join(terms)};")
+    forward += [f"out[{k} * n + i] = {expression};" for k, expression in composed(plan)]
 
     backward = [f"const real z{k} = z[{k} * n + i];" for k in channels]
     backward += [f"const real a{k} = a[{k} * n + i];" for k in range(plan.channels)]
     backward += scalars(plan.order + 1)
-    # d s_m / d z_0 = (m + 1) s_(m+1)
-    value = ["s1 * a0", f"2 * s2 * ({' + '.join(f'a{k} * z{k}' for k in channels)})"]
-    for m, rows in enumerate(plan.polynomials, start=2):
-        inner = " + ".join(f"a{k} * ({_sum(monomials)})" for k, monomials in rows)
-        if inner:
-            value.append(f"{m + 1} * s{m + 1} * ({inner})")
-    backward.append(f"r[i] = {' + '.join(value)};")
-    for j in channels:
-        terms = [f"s1 * a{j}"]
-        for m, rows in enumerate(plan.gradients, start=2):
-            for position, targets in rows:
-                if position == j:
-                    inner = " + ".join(f"a{k} * ({_sum(monomials)})" for k, monomials in targets)
-                    terms.append(f"s{m} * ({inner})")
-        backward.append(f"r[{j} * n + i] = {' + '.join(terms)};")
+    backward += [f"r[{j} * n + i] = {expression};" for j, expression in pulled(plan)]
 
     return "\n".join(
         [
@@ -243,17 +196,6 @@ def _loop(before: Sequence[str], body: Sequence[str]) -> list[str]:
         "}",
         "}",
     ]
-
-
-def _sum(monomials: Sequence[Monomial]) -> str:
-    """A polynomial in the channels z1, z2, ..."""
-    products = []
-    for coefficient, positions in monomials:
-        factors = [f"z{position}" for position in positions]
-        if coefficient != 1 or not factors:
-            factors.insert(0, str(coefficient))
-        products.append(" * ".join(factors))
-    return " + ".join(products)
 
 
 @lru_cache(maxsize=256)
@@ -316,7 +258,7 @@ def compile_outer(
     outer(left, right, found)
     expected = torch.bmm(left.permute(1, 2, 0), right.permute(1, 0, 2)).flatten(1)
     if (found - expected).abs().amax() > 1e3 * torch.finfo(dtype).eps * expected.abs().amax():
-        distrust("the Jacobian of a layer")
+        record.distrust("the Jacobian of a layer")
         return None
     return outer
 
@@ -324,39 +266,38 @@ def compile_outer(
 @lru_cache(maxsize=1)
 def _compiler() -> tuple[str, ...] | None:
     """The command, with the arguments that CC may give it."""
-    if os.environ.get(SWITCH) == "0":
-        _tell(f"{SWITCH} is 0", aloud=False)
+    if record.forbidden():
         return None
     if os.name == "nt":
-        _tell("no C compiler is looked for on Windows", aloud=False)
+        record.tell("no C compiler is looked for on Windows", aloud=False)
         return None
     named = shlex.split(os.environ.get("CC", ""))
     if named and shutil.which(named[0]) is None:
-        _tell(f"CC is '{named[0]}', which is no command")
+        record.tell(f"CC is '{named[0]}', which is no command")
         return None
     for command in (named, ["cc"], ["gcc"], ["clang"]):
         if command and shutil.which(command[0]):
             return tuple(command)
-    _tell("no C compiler was found", aloud=False)
+    record.tell("no C compiler was found", aloud=False)
     return None
 
 
 def _build(source: str) -> ctypes.CDLL | None:
     """The loaded library; its files are gone when this returns."""
     compiler = _compiler()
-    if compiler is None or _GIVEN_UP in _told:
+    if compiler is None or record.told(_GIVEN_UP):
         return None
     try:
         with tempfile.TemporaryDirectory(prefix="residua-native-") as folder:
             library = _compiled(compiler, source, Path(folder))
     except subprocess.TimeoutExpired:
-        _tell(_GIVEN_UP)
+        record.tell(_GIVEN_UP)
         return None
     except OSError as error:  # no room, no permission, or a folder from which nothing is loaded
-        _tell(f"nothing can be compiled: {error}")
+        record.tell(f"nothing can be compiled: {error}")
         return None
     if library is not None:
-        _built.append(compiler[0])
+        record.built(f"loops compiled by {Path(compiler[0]).name}")
     return library
 
 
@@ -380,17 +321,5 @@ def _compiled(compiler: Sequence[str], source: str, folder: Path) -> ctypes.CDLL
             return ctypes.CDLL(str(target))
         errors = done.stderr.strip()
     last = errors.splitlines()[-1] if errors else "it said nothing"
-    _tell(f"{compiler[0]} failed: {last}")
+    record.tell(f"{compiler[0]} failed: {last}")
     return None
-
-
-def distrust(what: str) -> None:
-    """Say that a compiled loop gave other numbers than torch's operations."""
-    _tell(f"{what} compiled wrongly")
-
-
-def _tell(reason: str, *, aloud: bool = True) -> None:
-    if reason not in _told:
-        _told.add(reason)
-        if aloud:
-            log.warning("element-wise work is left to torch, which is slower: %s", reason)
