@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import load, problem, solve
+    from .api import load, load_operator, problem, solve, train
     from .config import Case, load_case, make_case
     from .errors import ConfigurationError, ResiduaError
     from .problems.problem import Problem
@@ -28,9 +28,11 @@ __all__ = [
     "__version__",
     "load",
     "load_case",
+    "load_operator",
     "make_case",
     "problem",
     "solve",
+    "train",
 ]
 
 _HOMES = {
@@ -40,9 +42,11 @@ _HOMES = {
     "ResiduaError": ".errors",
     "load": ".api",
     "load_case": ".config",
+    "load_operator": ".api",
     "make_case": ".config",
     "problem": ".api",
     "solve": ".api",
+    "train": ".api",
 }
 
 

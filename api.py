@@ -15,9 +15,11 @@ from .problems.problem import Problem
 from .progress import reporter_for
 
 if TYPE_CHECKING:
+    from .operators.case import OperatorCase
+    from .operators.operator import Operator
     from .solvers.solution import Solution
 
-__all__ = ["load", "problem", "solve"]
+__all__ = ["load", "load_operator", "problem", "solve", "train"]
 
 
 def problem(name: str, **parameters: float) -> Problem:
@@ -117,3 +119,57 @@ def load(folder: str | Path, problem: Problem | Mapping[str, Any] | None = None)
     if isinstance(problem, Mapping):
         problem = make_case(problem).problem
     return read(folder, problem)
+
+
+def train(
+    case: OperatorCase | Mapping[str, Any] | str | Path,
+    *,
+    set: Sequence[str] = (),  # noqa: A002 - the name of the option of the command
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Operator:
+    """Train an operator and return it, exactly as `residua train` does.
+
+    Args:
+        case: a case file, the mapping that would stand in one, or a ready `OperatorCase`.
+        set: texts such as "network.width=16", for a case file alone.
+        out: run folder; runs/<name>-<hash> by default.
+        resume: continue from the last checkpoint in the run folder.
+        overwrite: replace an earlier run in the folder.
+        quiet: print nothing.
+
+    Raises:
+        ConfigurationError: something in the case or the arguments is wrong, or the folder holds
+            what must not be lost.
+        AccuracyError: `run.accuracy` was missed; the run folder is complete, see `load_operator`.
+        ResiduaError: the run could not be finished.
+    """
+    from .operators.case import OperatorCase, load_case, make_case
+    from .operators.run import train_case
+
+    if isinstance(case, str | Path):
+        ready = load_case(case, [set] if isinstance(set, str) else list(set), to_run=True)
+    elif set:
+        raise ConfigurationError("set changes a case file", advice="change the mapping instead")
+    else:
+        ready = case if isinstance(case, OperatorCase) else make_case(case)
+    check_device(ready.run.device)
+    folder = ready.folder if out is None else Path(out)
+    check(folder, resume=resume, overwrite=overwrite)
+    outcome = train_case(ready, out=folder, resume=resume, reporter=reporter_for(quiet=quiet))
+    if outcome.failure is not None:
+        raise outcome.failure
+    return outcome.operator
+
+
+def load_operator(folder: str | Path) -> Operator:
+    """The operator kept in a run folder of `train`: a function from fields to fields.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    from .operators.operator import load as read
+
+    return read(folder)

@@ -1,4 +1,4 @@
-"""The `residua` command: solve, list, show, schema, bench, data.
+"""The `residua` command: solve, train, list, show, schema, bench, data.
 
 Exit codes: 0 done; 1 the accuracy asked for was missed; 2 something in the case or on the command
 line is wrong; 3 a file of data or a checkpoint is; 4 diverged; 5 out of memory, disk or device; 70
@@ -32,6 +32,7 @@ __all__ = ["main"]
 
 COMMANDS = {
     "solve": "solve a case file or a problem of the library",
+    "train": "train an operator on the data that a case file names",
     "list": "the problems of the library, and which backend accepts which",
     "show": "a problem in full: equations, conditions, parameters, reference, backends",
     "schema": "JSON Schema of a case file, for editors",
@@ -43,6 +44,7 @@ examples:
   residua solve burgers
   residua solve case.yaml --set solver.windows=4 --set run.budget='2 min'
   residua show allen_cahn
+  residua train operator.yaml --set run.budget='10 min'
 """
 INTERNAL_ERROR = 70
 
@@ -147,8 +149,8 @@ def _run(arguments: list[str]) -> int:
     except SystemExit as done:  # --help and --version
         return int(done.code or 0)
     handlers = {
-        "solve": _solve, "list": _list, "show": _show, "schema": _schema, "bench": bench.run,
-        "data": data.run,
+        "solve": _solve, "train": _train, "list": _list, "show": _show, "schema": _schema,
+        "bench": bench.run, "data": data.run,
     }  # fmt: skip
     return handlers[options.command](options)
 
@@ -246,41 +248,10 @@ def _parser() -> tuple[_Parser, Mapping[str, argparse.ArgumentParser]]:
         metavar="CASE.yaml|PROBLEM",
         help="a case file, or the name of a problem in the library",
     )
-    solve.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="change one setting, such as solver.windows=4",
-    )
-    solve.add_argument(
-        "--out",
-        metavar="DIR",
-        type=_folder,
-        help="run folder (default: runs/<name>-<hash of the configuration>)",
-    )
-    solve.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), help="the same as --set run.device=..."
-    )
-    solve.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    again = solve.add_mutually_exclusive_group()
-    again.add_argument(
-        "--resume", action="store_true", help="continue from the last checkpoint in the run folder"
-    )
-    again.add_argument(
-        "--overwrite", action="store_true", help="replace the run that is in the folder"
-    )
-    look = solve.add_mutually_exclusive_group()
-    look.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="check everything and say what would be done; writes nothing",
-    )
-    look.add_argument(
-        "--print-config",
-        action="store_true",
-        help="print the configuration with every default; writes nothing",
-    )
+    _run_arguments(solve, "solver.windows=4")
+    train = command("train")
+    train.add_argument("case", metavar="CASE.yaml", help="a case file with data, network, training")
+    _run_arguments(train, "network.width=16")
 
     command("list")
     show = command("show")
@@ -296,6 +267,45 @@ def _parser() -> tuple[_Parser, Mapping[str, argparse.ArgumentParser]]:
     deeper = {"bench": benchmarks, "data": datasets}
     named = {f"{word} {k}": v for word, parsers in deeper.items() for k, v in parsers.items()}
     return parser, {**commands.choices, **named}
+
+
+def _run_arguments(command: argparse.ArgumentParser, example: str) -> None:
+    """What every command that makes a run folder takes."""
+    command.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help=f"change one setting, such as {example}",
+    )
+    command.add_argument(
+        "--out",
+        metavar="DIR",
+        type=_folder,
+        help="run folder (default: runs/<name>-<hash of the configuration>)",
+    )
+    command.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), help="the same as --set run.device=..."
+    )
+    command.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    again = command.add_mutually_exclusive_group()
+    again.add_argument(
+        "--resume", action="store_true", help="continue from the last checkpoint in the run folder"
+    )
+    again.add_argument(
+        "--overwrite", action="store_true", help="replace the run that is in the folder"
+    )
+    look = command.add_mutually_exclusive_group()
+    look.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything and say what would be done; writes nothing",
+    )
+    look.add_argument(
+        "--print-config",
+        action="store_true",
+        help="print the configuration with every default; writes nothing",
+    )
 
 
 class _Version(argparse.Action):
@@ -340,6 +350,34 @@ def _solve(options: argparse.Namespace) -> int:
     from .solvers.run import solve_case
 
     outcome = solve_case(
+        case, out=options.out, resume=options.resume, reporter=reporter_for(quiet=options.quiet)
+    )
+    if outcome.failure is not None:
+        raise outcome.failure
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from .operators.case import load_case
+
+    changes = [*options.set, *([f"run.device={options.device}"] if options.device else [])]
+    case = load_case(options.case, changes, to_run=not options.print_config)
+    if options.print_config:
+        print(case.text(), end="")
+        return 0
+    folder = options.out or case.folder
+    check(folder, resume=options.resume, overwrite=options.overwrite)
+    if options.dry_run:
+        from .operators.plan import plan
+
+        if options.resume:
+            check_same(case, folder)
+        print(plan(case, folder))
+        return 0
+    from .operators.run import train_case
+    from .progress import reporter_for
+
+    outcome = train_case(
         case, out=options.out, resume=options.resume, reporter=reporter_for(quiet=options.quiet)
     )
     if outcome.failure is not None:

@@ -238,6 +238,12 @@ def _check_sections(data: Any) -> None:
             raise ConfigurationError(
                 f"'{key}' belongs to the problem", path=(key,), advice="indent it under 'problem:'"
             )
+        if key in ("data", "training") and "problem" not in data:
+            raise ConfigurationError(
+                f"'{key}' belongs to a case that is learnt from data",
+                path=(key,),
+                advice="run it by: residua train",
+            )
         if key not in SECTIONS:
             raise ConfigurationError(
                 f"unknown key '{key}'", path=(key,), advice=nearest(key, SECTIONS)

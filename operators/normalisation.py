@@ -59,7 +59,8 @@ class Normalised(nn.Module):
         network: between fields of order one.
         inputs: channels.
         outputs: channels.
-        residual: the network gives the change of the data, for steps in time: ``u + N(u)``.
+        residual: the network gives the change of the last channels of the data, as ``u + N(u)``:
+            for steps in time, or from a coarse solution to a fine one.
     """
 
     def __init__(
@@ -73,12 +74,13 @@ class Normalised(nn.Module):
     def measure(self, inputs: Tensor, outputs: Tensor) -> None:
         """Take the scales from training data, shapes (samples, channels, *n)."""
         self.inputs.measure(inputs)
-        self.outputs.measure(outputs - inputs if self.residual else outputs)
+        last = inputs[:, -outputs.shape[1] :]
+        self.outputs.measure(outputs - last if self.residual else outputs)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Shape (batch, inputs, *n) -> (batch, outputs, *n)."""
         found = self.outputs.outward(self.network(self.inputs.inward(inputs)))
-        return inputs + found if self.residual else found
+        return inputs[:, -found.shape[1] :] + found if self.residual else found
 
 
 def _along(values: Tensor, dimensions: int) -> Tensor:

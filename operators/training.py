@@ -15,49 +15,17 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..engine.fit import Progress
-from ..errors import DivergedError
+from ..errors import ConfigurationError, DivergedError
 from .losses import relative_h1, relative_l2
+from .options import TrainingOptions
 
-__all__ = ["OperatorTrainer", "Pairs", "Schedule", "Trajectories", "rollout"]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How the weights are moved.
-
-    Attributes:
-        epochs: passes over the data.
-        batch: samples a step.
-        learning_rate: at its highest, after `warm_up` of all steps; from a tenth of it, and down
-            to a thousandth, along cosines (Smith and Topin, "Super-convergence", 2019).
-        warm_up: part of all steps.
-        weight_decay: of AdamW.
-        clip: longest gradient, all weights together.
-        average: what the average of the weights keeps of itself each step, once it has seen enough
-            of them.
-        loss: relative error in the norm of values, or of values and slopes.
-        unrolled: applications of the operator in a step.
-        pushforward: whether only the last of them is differentiated.
-        seed: of the order of the data.
-    """
-
-    epochs: int = 100
-    batch: int = 20
-    learning_rate: float = 1e-3
-    warm_up: float = 0.2
-    weight_decay: float = 1e-4
-    clip: float = 1.0
-    average: float = 0.999
-    loss: Literal["l2", "h1"] = "l2"
-    unrolled: int = 1
-    pushforward: bool = False
-    seed: int = 0
+__all__ = ["OperatorTrainer", "Pairs", "Trajectories", "rollout"]
 
 
 @dataclass
@@ -86,36 +54,46 @@ class Pairs:
 
 @dataclass
 class Trajectories:
-    """States at equal intervals of time; the operator makes the next of one.
+    """States at equal intervals of time; the operator makes the next of one, or of a few.
 
     Attributes:
         states: shape (samples, times, channels, *n).
         spacing: between nodes, by coordinate.
         periodic: by coordinate.
-        unrolled: states after the first of a sample that is trained on.
+        unrolled: states after the first ones that are trained on.
+        history: states that the next is made of, as channels, the last of them last.
+        static: what does not depend on time, as channels before them, shape (samples, more, *n).
     """
 
     states: Tensor
     spacing: Sequence[float]
     periodic: Sequence[bool]
     unrolled: int = 1
+    history: int = 1
+    static: Tensor | None = None
     starts: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.starts = self.states.shape[1] - self.unrolled
+        self.starts = self.states.shape[1] - self.unrolled - self.history + 1
         if self.starts < 1:
-            raise ValueError(
-                f"{self.states.shape[1]} instants do not hold {self.unrolled} applications"
+            raise ConfigurationError(
+                f"{self.states.shape[1]} instants do not hold {self.unrolled} applications to "
+                f"{self.history} of them",
+                path=("training", "unrolled"),
+                found=self.unrolled,
+                advice=f"write a number up to {self.states.shape[1] - self.history}",
             )
 
     def __len__(self) -> int:
         return len(self.states) * self.starts
 
     def batch(self, which: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """First states, and those after it."""
+        """What the operator takes first, and the states after it."""
         sample, start = which // self.starts, which % self.starts
-        later = [self.states[sample, start + k] for k in range(1, self.unrolled + 1)]
-        return self.states[sample, start], later
+        parts = [] if self.static is None else [self.static[sample]]
+        parts += [self.states[sample, start + k] for k in range(self.history)]
+        first = start + self.history
+        return torch.cat(parts, 1), [self.states[sample, first + k] for k in range(self.unrolled)]
 
 
 class OperatorTrainer:
@@ -125,12 +103,27 @@ class OperatorTrainer:
         model: the operator; takes and gives fields in the user's units.
         data: on the device and in the precision of the model, or moved batch by batch.
         schedule: how.
+        seed: of the order of the data.
+        budget: seconds of the whole training, over which the learning rate rises and falls where
+            they end before its epochs; None for no limit.
+        steps: of the whole training where neither epochs nor budget tell its end.
     """
 
-    def __init__(self, model: nn.Module, data: Pairs | Trajectories, schedule: Schedule) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Pairs | Trajectories,
+        schedule: TrainingOptions,
+        *,
+        seed: int = 0,
+        budget: float | None = None,
+        steps: int | None = None,
+    ) -> None:
         self.model = model
         self.data = data
         self.schedule = schedule
+        self.seed = seed
+        self.budget = budget
         self.averaged = copy.deepcopy(model).requires_grad_(False)
         decayed = [p for p in model.parameters() if p.ndim > 1]
         plain = [p for p in model.parameters() if p.ndim <= 1]
@@ -142,14 +135,25 @@ class OperatorTrainer:
             lr=schedule.learning_rate,
         )
         self.per_epoch = math.ceil(len(data) / schedule.batch)
-        self.steps = schedule.epochs * self.per_epoch
+        self.steps = steps if schedule.epochs is None else schedule.epochs * self.per_epoch
         self.done = 0
+        self.spent = 0.0
         self.caution = 1.0
+
+    @property
+    def place(self) -> float:
+        """Part of the training that is over, 0 to 1, by steps or by time."""
+        shares = [0.0]
+        if self.steps is not None:
+            shares.append(self.done / max(self.steps - 1, 1))
+        if self.budget is not None:
+            shares.append(self.spent / self.budget)
+        return min(max(shares), 1.0)
 
     @property
     def rate(self) -> float:
         """Learning rate of the next step."""
-        place = self.done / max(self.steps - 1, 1)
+        place = self.place
         rise = self.schedule.warm_up
         low, high = (0.1, 1.0) if place < rise else (1e-3, 1.0)
         part = place / rise if place < rise else 1 - (place - rise) / max(1 - rise, 1e-12)
@@ -158,11 +162,13 @@ class OperatorTrainer:
 
     def order(self, epoch: int) -> Tensor:
         """The samples of an epoch, shuffled by seed and number."""
-        generator = torch.Generator().manual_seed(self.schedule.seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         return torch.randperm(len(self.data), generator=generator)
 
     def step(self, seconds_left: float) -> Progress:
         """One mini-batch."""
+        if self.budget is not None and math.isfinite(seconds_left):
+            self.spent = self.budget - seconds_left
         epoch, place = divmod(self.done, self.per_epoch)
         start = place * self.schedule.batch
         which = self.order(epoch)[start : start + self.schedule.batch]
@@ -182,8 +188,9 @@ class OperatorTrainer:
         self._average()
         return Progress(
             float(loss.detach()),
-            extra=f"epoch {epoch + 1} of {self.schedule.epochs}",
-            done=self.done >= self.steps,
+            extra=f"epoch {epoch + 1}"
+            + (f" of {self.schedule.epochs}" if self.schedule.epochs else ""),
+            done=self.steps is not None and self.done >= self.steps,
         )
 
     def _loss(self, state: Tensor, targets: Sequence[Tensor]) -> Tensor:
@@ -194,14 +201,21 @@ class OperatorTrainer:
             last = number + 1 == len(targets)
             if self.schedule.pushforward and not last:
                 with torch.no_grad():
-                    state = self.model(state)
-                continue
-            state = self.model(state)
-            errors.append(self._error(state, target.to(reference)))
+                    found = self.model(state)
+            else:
+                found = self.model(state)
+                errors.append(self._error(found, target.to(reference)))
+            if not last:
+                state = advanced(state, found, self._kept)
         return torch.stack(errors).mean()
 
+    @property
+    def _kept(self) -> int:
+        static = getattr(self.data, "static", None)
+        return 0 if static is None else static.shape[1]
+
     def _error(self, found: Tensor, true: Tensor) -> Tensor:
-        if self.schedule.loss == "h1":
+        if self.schedule.loss == "relative_h1":
             return relative_h1(found, true, self.data.spacing, self.data.periodic).mean()
         return relative_l2(found, true).mean()
 
@@ -226,6 +240,7 @@ class OperatorTrainer:
             "optimizer": self.optimizer.state_dict(),
             "done": self.done,
             "caution": self.caution,
+            "spent": self.spent,
         }
         return copy.deepcopy(state)
 
@@ -237,11 +252,31 @@ class OperatorTrainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.done = int(state["done"])
         self.caution = float(state["caution"])
+        self.spent = float(state["spent"])
+
+
+def advanced(state: Tensor, found: Tensor, static: int) -> Tensor:
+    """What the operator takes next: static channels kept, the oldest instant replaced by the new.
+
+    Args:
+        state: what it took, shape (batch, channels, *n).
+        found: what it gave.
+        static: channels that do not depend on time, the first ones.
+    """
+    return torch.cat([state[:, :static], state[:, static + found.shape[1] :], found], 1)
 
 
 @torch.no_grad()
-def rollout(model: nn.Module, state: Tensor, steps: int) -> Iterator[Tensor]:
-    """The states after the first, each made of the one before; shape (batch, channels, *n)."""
+def rollout(model: nn.Module, state: Tensor, steps: int, static: int = 0) -> Iterator[Tensor]:
+    """The states after the first ones, each made of those before; shape (batch, channels, *n).
+
+    Args:
+        model: the operator.
+        state: what it takes first.
+        steps: how many.
+        static: channels of `state` that do not depend on time, the first ones.
+    """
     for _ in range(steps):
-        state = model(state)
-        yield state
+        found = model(state)
+        yield found
+        state = advanced(state, found, static)

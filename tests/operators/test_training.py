@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from residua.engine.fit import Record, fit, restore
-from residua.errors import DataError, DivergedError
+from residua.errors import ConfigurationError, DataError, DivergedError
 from residua.operators.losses import (
     normalised_rmse,
     quantiles,
@@ -16,7 +16,8 @@ from residua.operators.losses import (
 )
 from residua.operators.networks.mgno import MgNO
 from residua.operators.normalisation import Normalised, Scale
-from residua.operators.training import OperatorTrainer, Pairs, Schedule, Trajectories, rollout
+from residua.operators.options import TrainingOptions
+from residua.operators.training import OperatorTrainer, Pairs, Trajectories, rollout
 
 DOUBLE = torch.float64
 
@@ -47,7 +48,7 @@ def smoothing(samples: int, seed: int = 0) -> Pairs:
 
 
 def trained(model: Normalised, data: Pairs | Trajectories, **settings) -> OperatorTrainer:
-    trainer = OperatorTrainer(model, data, Schedule(**settings))
+    trainer = OperatorTrainer(model, data, TrainingOptions(**settings))
     while not trainer.step(1e9).done:
         pass
     return trainer
@@ -83,14 +84,16 @@ def test_a_step_in_time_is_learnt_unrolled():
         last = list(rollout(trainer.averaged, first, 5))[-1]
         assert relative_l2(last, states[:, 5]).mean() < 0.03
         assert relative_l2(first, states[:, 5]).mean() > 0.2
-    with pytest.raises(ValueError, match="6 instants"):
+    with pytest.raises(ConfigurationError, match="6 instants"):
         Trajectories(states, [1 / 16], [True], unrolled=6)
 
 
 @pytest.mark.parametrize("stop", [1, 7, 11])
 def test_a_resumed_training_is_the_same_training(tmp_path, stop):
     def trainer() -> OperatorTrainer:
-        return OperatorTrainer(small(), smoothing(22), Schedule(epochs=3, batch=5, average=0.9))
+        return OperatorTrainer(
+            small(), smoothing(22), TrainingOptions(epochs=3, batch=5, average=0.9)
+        )
 
     whole, folder = trainer(), tmp_path / "parts"
     folder.mkdir()
@@ -103,12 +106,12 @@ def test_a_resumed_training_is_the_same_training(tmp_path, stop):
     fit(again, record, reporter=Silent(), folder=folder)
     for one, other in zip(whole.averaged.parameters(), again.averaged.parameters(), strict=True):
         assert torch.equal(one, other)
-    other = OperatorTrainer(small(), smoothing(22), Schedule(epochs=3, batch=5, seed=1))
+    other = OperatorTrainer(small(), smoothing(22), TrainingOptions(epochs=3, batch=5), seed=1)
     assert not torch.equal(whole.order(0), other.order(0))
 
 
 def test_the_learning_rate_rises_and_falls():
-    trainer = OperatorTrainer(small(), smoothing(10), Schedule(epochs=100, batch=10))
+    trainer = OperatorTrainer(small(), smoothing(10), TrainingOptions(epochs=100, batch=10))
     rates = []
     for trainer.done in range(100):
         rates.append(trainer.rate)
@@ -125,7 +128,7 @@ def test_the_learning_rate_rises_and_falls():
 def test_what_is_not_finite_stops_the_training():
     data = smoothing(10)
     data.outputs[3] = torch.nan
-    trainer = OperatorTrainer(small(), data, Schedule(epochs=1, batch=10))
+    trainer = OperatorTrainer(small(), data, TrainingOptions(epochs=1, batch=10))
     with pytest.raises(DivergedError):
         trainer.step(1e9)
 
