@@ -19,9 +19,9 @@ by a weight matrix is the outer product of the layer's input and adjoint bundles
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import sympy
@@ -30,9 +30,13 @@ from torch import Tensor, nn
 
 from ..problems.conditions import Condition
 from ..problems.equation import Equation, Namespace, evaluate
+from ..problems.given import GivenCall
 from ..problems.problem import Problem
 from .functions import TORCH
 from .networks.field import ChainRecord, Context, Field, Linear, Record
+from .points import PointSet
+from .replay import Outputs, Recorder, Replayed, recorder_for
+from .stack import fresh_workspaces
 from .taylor import JetAlgebra, MultiIndex, algebra_for
 
 BUNDLE_BYTES = 2**20
@@ -67,36 +71,6 @@ class Term:
         return len(self.equations) or len(self.indices)
 
 
-@dataclass
-class PointSet:
-    """Collocation points of one term, in blocks.
-
-    Attributes:
-        points: shape (n, coordinates).
-        weights: weight of each point's squared residuals in the loss, shape (n,); their sum is the
-            term's
-            weight. Equal weights ``1/n`` give the mean square.
-        targets: for ``handover``, the values to match, shape (n, residuals).
-    """
-
-    points: Tensor
-    weights: Tensor
-    targets: Tensor | None = None
-    _blocks: dict[int, list[tuple[slice, dict]]] = field(init=False, default_factory=dict)
-
-    def blocks(self, size: int) -> list[tuple[slice, dict]]:
-        """Consecutive, nearly equal blocks of at most a size.
-
-        Each comes with a store for what is constant on its points.
-        """
-        if size not in self._blocks:
-            n = len(self.points)
-            equal = math.ceil(n / max(math.ceil(n / size), 1))
-            equal += 1 - equal % 2  # see `ResidualEngine.block_size`
-            self._blocks[size] = [(slice(i, min(i + equal, n)), {}) for i in range(0, n, equal)]
-        return self._blocks[size]
-
-
 class ResidualEngine:
     """Residuals of a problem for a field.
 
@@ -105,11 +79,19 @@ class ResidualEngine:
         field: the unknown.
         terms: what must vanish.
         collapse: travel Laplacians as one channel where the equations allow.
+        recorder: lets loss and gradient be replayed; None for what suits the device.
     """
 
     def __init__(
-        self, problem: Problem, field: Field, terms: Sequence[Term], *, collapse: bool = True
+        self,
+        problem: Problem,
+        field: Field,
+        terms: Sequence[Term],
+        *,
+        collapse: bool = True,
+        recorder: Recorder | None = None,
     ) -> None:
+        self._recorder = recorder
         self.problem = problem
         self.field = field
         self.terms = {term.name: term for term in terms}
@@ -174,6 +156,33 @@ class ResidualEngine:
         Returns:
             The loss and the gradient by the trained parameters, shape (P,).
         """
+        replayed = self.replayed
+        value, gradient = self._sums(batch) if replayed is None else replayed(batch)
+        return float(value), gradient
+
+    @cached_property
+    def replayed(self) -> Replayed | None:
+        """Replays loss and gradient; None where that is not done.
+
+        Only for networks that do the same whatever the numbers are, and for equations whose
+        functions keep no tables.
+        """
+        recorder = self._recorder or recorder_for(self.parameters[0].device)
+        steady = all(m.steady for m in self.field.modules() if isinstance(m, Field))
+        trees = [equation.tree for term in self.terms.values() for equation in term.equations]
+        known = all(tree is not None and not tree.has(GivenCall) for tree in trees)
+        if recorder is None or not steady or not known:
+            return None
+        everything = [*self.field.parameters(), *self.field.buffers()]
+        fixed = [tensor for tensor in everything if not tensor.requires_grad]
+        return Replayed(self._sums, self._sums_apart, recorder, self.parameters, fixed)
+
+    def _sums_apart(self, batch: Mapping[str, PointSet]) -> Outputs:
+        """The same in arrays that nobody else borrows."""
+        with fresh_workspaces(self.field):
+            return self._sums(batch)
+
+    def _sums(self, batch: Mapping[str, PointSet]) -> Outputs:
         reference = self.parameters[0]
         total = reference.new_zeros(())
         flat = reference.new_zeros(self.parameter_count)
@@ -186,7 +195,7 @@ class ResidualEngine:
                 for parameter, gradient in zip(self.parameters, gradients, strict=True):
                     if gradient is not None:
                         flat[self._offsets[parameter]] += gradient.flatten()
-        return float(total), flat
+        return total, flat
 
     def row_vector(self, batch: Mapping[str, PointSet]) -> Tensor:
         """All residuals scaled by the root of their weights, shape (m,): the loss is its square."""

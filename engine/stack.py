@@ -8,11 +8,12 @@ over the points) or rows of a Jacobian (their product point by point).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 
 from .kernels import (
@@ -63,6 +64,24 @@ class Workspace:
 
     def __reduce__(self) -> tuple[type, tuple]:
         return (Workspace, ())
+
+
+@contextlib.contextmanager
+def fresh_workspaces(module: nn.Module) -> Iterator[None]:
+    """Let all parts of a module borrow from new workspaces, which end with the block.
+
+    What a CUDA graph writes to has to be allocated while it is recorded: other memory may be given
+    to others afterwards.
+    """
+    attributes = [vars(m) for m in module.modules() if "_workspace" in vars(m)]
+    kept = [found["_workspace"] for found in attributes]
+    for found in attributes:
+        found["_workspace"] = Workspace()
+    try:
+        yield
+    finally:
+        for found, workspace in zip(attributes, kept, strict=True):
+            found["_workspace"] = workspace
 
 
 class _Arrays:

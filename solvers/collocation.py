@@ -141,7 +141,9 @@ class Collocation:
 
     def report(self) -> dict[str, Any]:
         """Beside what every backend reports: what the engine computes with."""
-        return {"element_wise_work": record.status()}
+        replayed = self.engine.replayed
+        graphs = {} if replayed is None else {"cuda_graphs": replayed.status}
+        return {"element_wise_work": record.status(), **graphs}
 
     def close(self) -> None:
         """Nothing is held."""

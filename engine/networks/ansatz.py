@@ -31,6 +31,8 @@ class SymbolicField(Field):
         trees: one SymPy expression per field, in the coordinates alone.
     """
 
+    steady = True  # a constant of the context of an `Ansatz`
+
     def __init__(self, coordinates: Sequence[str], trees: Sequence[sympy.Expr]) -> None:
         super().__init__()
         self.coordinates = tuple(coordinates)
@@ -75,6 +77,8 @@ class Reflection(Field):
         parities: +1 or -1 for each field.
     """
 
+    steady = True
+
     def __init__(self, field: Field, axis: int, midpoint: float, parities: Sequence[int]) -> None:
         super().__init__()
         self.field = field
@@ -89,10 +93,15 @@ class Reflection(Field):
         """See `Field.jet`; the field is evaluated at the points and their images in one batch."""
         image = points.clone()
         image[:, self.axis] = 2 * self.midpoint - image[:, self.axis]
-        signs = [(-1.0) ** channel[0][1][self.axis] for channel in algebra.parts]
-        sign = torch.tensor(signs, dtype=points.dtype, device=points.device)[:, None, None]
-        sign = sign * self.parities.to(points.dtype)
-        if context is not None and context.background is not None:
+        context = context or Context()
+
+        def signs() -> Tensor:
+            found = [(-1.0) ** channel[0][1][self.axis] for channel in algebra.parts]
+            column = torch.tensor(found, dtype=points.dtype, device=points.device)[:, None, None]
+            return column * self.parities.to(points.dtype)
+
+        sign = context.constant(self, algebra, "signs", signs)
+        if context.background is not None:
             # The background has the parity too.
             mirrored = torch.cat([context.background, sign * context.background], dim=1)
             context = replace(context, background=mirrored)
@@ -114,6 +123,8 @@ class Handover(Field):
         time: hand-over time s.
         orders: order in time of each field.
     """
+
+    steady = True  # a constant of the context of an `Ansatz`
 
     def __init__(self, previous: Field, axis: int, time: float, orders: Sequence[int]) -> None:
         super().__init__()
@@ -166,6 +177,8 @@ class Ansatz(Field):
         backgrounds: known fields whose sum is A.
         envelope: B, or None for one.
     """
+
+    steady = True
 
     def __init__(
         self, network: Field, backgrounds: Sequence[Field], envelope: SymbolicField | None

@@ -19,6 +19,8 @@ class Branches(Field):
         networks: in the order of the fields they answer for.
     """
 
+    steady = True
+
     def __init__(self, networks: Sequence[Field]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -126,7 +126,14 @@ class Context:
 
 
 class Field(nn.Module, ABC):
-    """A map from points to channel values; output row i depends on input row i only."""
+    """A map from points to channel values; output row i depends on input row i only.
+
+    Attributes:
+        steady: at the same points the same operations are done, whatever the parameters, but for
+            constants of the context; and no tensor is made of numbers on the way.
+    """
+
+    steady: ClassVar[bool] = False
 
     @abstractmethod
     def jet(self, points: Tensor, algebra: JetAlgebra, context: Context | None = None) -> Tensor:

@@ -31,6 +31,8 @@ class Mlp(Field):
             by its size); None for a network of the coordinates alone.
     """
 
+    steady = True
+
     def __init__(
         self,
         embedding: Embedding,

@@ -42,6 +42,8 @@ class Propagated(Field):
         dimension: number of coordinates.
     """
 
+    steady = True  # a constant of the context of an `Ansatz`
+
     def __init__(
         self,
         state: Callable[[Tensor], Tensor] | None,

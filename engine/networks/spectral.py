@@ -34,6 +34,8 @@ class Spectral(Field):
         bases: the expanded coordinates.
     """
 
+    steady = True
+
     def __init__(self, coefficients: Mlp, outputs: int, bases: Sequence[Basis]) -> None:
         super().__init__()
         self.coefficients = coefficients

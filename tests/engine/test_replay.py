@@ -1,0 +1,310 @@
+"""When a step is recorded, copied into, replayed and compared; the recorder needs no GPU."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import Tensor
+
+from residua.config import make_case
+from residua.engine import replay
+from residua.engine.networks.mlp import Mlp
+from residua.engine.optimizers.first_order import Adam
+from residua.engine.optimizers.quasi_newton import DenseInverse, QuasiNewton
+from residua.engine.points import PointSet
+from residua.engine.residuals import ResidualEngine, interior_term
+from residua.problems.problem import Problem
+from residua.solvers.gaussians import PhysicsInformedGaussians
+from residua.solvers.pinn import Pinn
+
+SMALL = {
+    "network": {"width": 6, "depth": 2, "harmonics": 2},
+    "points": {"interior": 40, "boundary": 8, "initial": 12},
+}
+
+
+class Rerun:
+    """Runs the function again; its outputs lie where they lay the last time, as a graph's do.
+
+    Args:
+        spoil: factor on every gradient after the first `sound` replays.
+        sound: replays that are right.
+    """
+
+    def __init__(self, spoil: float = 1.0, sound: int = 0) -> None:
+        self.spoil, self.sound = spoil, sound
+        self.recordings = self.replays = 0
+
+    def record(self, function):
+        self.recordings += 1
+        found = tuple(part.clone() for part in function())
+
+        def again():
+            self.replays += 1
+            for place, part in zip(found, function(), strict=True):
+                place.copy_(part)
+            if self.replays > self.sound:
+                found[1].mul_(self.spoil)
+            return found
+
+        return again
+
+
+class Frozen(Rerun):
+    """What a graph would do that has read memory nobody writes new parameters or points to."""
+
+    def record(self, function):
+        self.recordings += 1
+        found = tuple(part.clone() for part in function())
+        return lambda: found
+
+
+class Refuses:
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def record(self, function):
+        self.asked += 1
+        function()
+        raise RuntimeError("operation not permitted when stream is capturing\nand so on")
+
+
+def trainer(name="burgers", **solver):
+    case = make_case(name, {"name": "pinn", **SMALL, **solver}, {"budget": 10})
+    return Pinn(case, torch.device("cpu"))
+
+
+def engines(recorder, member=None):
+    """(engine that replays, engine that does not, batch) on one field."""
+    member = member or trainer(hard=False)
+    made = [
+        ResidualEngine(member.problem, member.current.field, member.terms, recorder=r)
+        for r in (recorder, None)
+    ]
+    return *made, dict(member.batch)
+
+
+def move(engine: ResidualEngine, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in engine.parameters:
+            parameter += 0.1 * torch.randn(
+                parameter.shape, generator=generator, dtype=torch.float64
+            )
+
+
+def alike(found: tuple[float, Tensor], expected: tuple[float, Tensor]) -> bool:
+    return found[0] == expected[0] and torch.equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize(
+    "name, settings",
+    [
+        ("burgers", {"hard": False}),
+        ("burgers", {"hard": True}),
+        ("allen_cahn", {"hard": True}),  # with a reflection
+        ("poisson_2d", {"hard": True, "network": {"kind": "modified_mlp", "factorised": True}}),
+        ("wave", {"hard": True}),
+    ],
+)
+def test_replays_follow_the_parameters(name, settings):
+    recorder = Rerun()
+    network = {**SMALL["network"], **settings.get("network", {})}
+    replayed, plain, batch = engines(recorder, trainer(name, **{**settings, "network": network}))
+    for seed in range(5):
+        move(plain, seed)
+        assert alike(replayed.loss_and_gradient(batch), plain.loss_and_gradient(batch))
+    assert recorder.recordings == 1 and recorder.replays == 4
+    assert replayed.replayed is not None and replayed.replayed.status == "replayed"
+
+
+def test_a_first_evaluation_is_not_recorded():
+    recorder = Rerun()
+    replayed, plain, batch = engines(recorder)
+    for seed in range(4):
+        points = batch["interior"].points.roll(seed, 0)
+        new = {**batch, "interior": PointSet(points, batch["interior"].weights)}
+        assert alike(replayed.loss_and_gradient(new), plain.loss_and_gradient(new))
+    assert recorder.recordings == 0
+
+
+def changed(batch, how):
+    """The same shapes with other numbers: new tensors, or the old ones changed in place."""
+    interior = batch["interior"]
+    if how == "points":
+        other = PointSet(0.9 * interior.points, interior.weights, interior.targets)
+        return {**batch, "interior": other}
+    if how == "weights":
+        interior.weights = 2 * interior.weights
+    if how == "weights in place":
+        interior.weights *= 3
+    return batch
+
+
+@pytest.mark.parametrize("how", ["points", "weights", "weights in place"])
+def test_new_points_and_weights_are_copied_into_the_recording(how):
+    recorder = Rerun()
+    replayed, plain, batch = engines(recorder)
+    for round_ in range(3):
+        for seed in range(4):
+            move(plain, 10 * round_ + seed)
+            assert alike(replayed.loss_and_gradient(batch), plain.loss_and_gradient(batch))
+        batch = changed(batch, how)
+    assert recorder.recordings == 1
+    assert recorder.replays == 3 * 3  # the second evaluation of a round is compared with a replay
+
+
+@pytest.mark.parametrize("how", ["points", "weights", "weights in place"])
+def test_a_recording_that_does_not_see_new_numbers_is_found_out(how, caplog):
+    replayed, plain, batch = engines(Frozen())
+    for _ in range(2):
+        replayed.loss_and_gradient(batch)
+    batch = changed(batch, how)
+    with caplog.at_level(logging.WARNING):
+        for seed in range(4):
+            assert alike(replayed.loss_and_gradient(batch), plain.loss_and_gradient(batch))
+            if seed:
+                move(plain, seed)
+    assert "other numbers" in caplog.text
+
+
+def test_a_recording_that_is_wrong_at_once_is_never_used(caplog):
+    recorder = Rerun(spoil=1.000001)
+    replayed, plain, batch = engines(recorder)
+    with caplog.at_level(logging.WARNING):
+        for seed in range(4):
+            move(plain, seed)
+            assert alike(replayed.loss_and_gradient(batch), plain.loss_and_gradient(batch))
+    assert caplog.text.count("other numbers") == 1 and recorder.replays == 1
+    assert replayed.replayed.status.startswith("no: ")
+
+
+def test_a_recording_that_goes_wrong_later_is_found_out(monkeypatch):
+    monkeypatch.setattr(replay, "CHECK_EVERY", 3)
+    replayed, plain, batch = engines(Rerun(spoil=1.01, sound=2))
+    wrong = []
+    for seed in range(12):
+        move(plain, seed)
+        wrong.append(not alike(replayed.loss_and_gradient(batch), plain.loss_and_gradient(batch)))
+    assert wrong == [seed == 3 for seed in range(12)]
+
+
+def test_parameters_in_other_memory_are_recorded_anew():
+    recorder = Rerun()
+    replayed, plain, batch = engines(recorder)
+    for seed in range(6):
+        if seed == 3:
+            for parameter in plain.parameters:
+                parameter.data = parameter.data.clone()
+        move(plain, seed)
+        assert alike(replayed.loss_and_gradient(batch), plain.loss_and_gradient(batch))
+    assert recorder.recordings == 2
+
+
+def test_what_cannot_be_recorded_is_computed_as_ever(caplog):
+    recorder = Refuses()
+    replayed, plain, batch = engines(recorder)
+    with caplog.at_level(logging.WARNING):
+        for seed in range(4):
+            move(plain, seed)
+            assert alike(replayed.loss_and_gradient(batch), plain.loss_and_gradient(batch))
+    assert recorder.asked == 1
+    assert "not permitted" in caplog.text and "and so on" not in caplog.text
+
+
+def test_only_a_few_shapes_are_kept():
+    recorder = Rerun()
+    replayed, _, batch = engines(recorder)
+    for count in range(10, 20):
+        few = PointSet(batch["interior"].points[:count], batch["interior"].weights[:count])
+        for _ in range(3):
+            replayed.loss_and_gradient({"interior": few})
+    assert recorder.recordings == 10 and len(replayed.replayed._recordings) == replay.KEPT
+
+
+def test_numbers_that_are_not_finite_are_not_recorded():
+    recorder = Rerun()
+    replayed, _, batch = engines(recorder)
+    with torch.no_grad():
+        replayed.parameters[0].fill_(float("nan"))
+    for _ in range(3):
+        assert not replayed.loss_and_gradient(batch)[0] < float("inf")
+    assert recorder.recordings == 0 and not replayed.replayed.given_up
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_recorded_step_borrows_nothing_from_others(apart):
+    """Arrays that were there before may be given to others, and the graph would write into them."""
+    replayed, plain, batch = engines(Rerun())
+    if not apart:
+        replayed.replayed.recorded = replayed._sums
+    workspace = next(m for m in plain.field.modules() if isinstance(m, Mlp))._workspace
+    borrowed, borrow = [], workspace.borrow
+    workspace.borrow = lambda *what: borrowed.append(what) or borrow(*what)
+    plain.loss_and_gradient(batch)
+    ordinary = len(borrowed)
+    for _ in range(2):  # the second is recorded and compared, beside an ordinary evaluation
+        replayed.loss_and_gradient(batch)
+    assert ordinary > 0 and (len(borrowed) == 3 * ordinary) == apart
+
+
+@pytest.mark.parametrize("make", ["adam", "quasi-newton"])
+def test_optimisers_take_the_same_steps(make):
+    """Among them those that keep gradients while they ask for others."""
+    ends = []
+    for recorder in (Rerun(), None):
+        member = trainer(hard=False)
+        engine = ResidualEngine(
+            member.problem, member.current.field, member.terms, recorder=recorder
+        )
+
+        def objective(engine=engine, member=member):
+            return engine.loss_and_gradient(member.batch)
+
+        if make == "adam":
+            optimizer = Adam(engine.parameters, objective)
+        else:
+            inverse = DenseInverse(engine.parameter_count)
+            optimizer = QuasiNewton(engine.parameters, objective, inverse)
+        for _ in range(20):
+            optimizer.step()
+        ends.append(torch.cat([p.detach().flatten() for p in engine.parameters]))
+        assert recorder is None or recorder.replays > 15
+    assert torch.equal(*ends)
+
+
+def test_what_decides_by_numbers_is_not_recorded():
+    burgers = trainer()
+    assert engines(Rerun(), burgers)[0].replayed is not None
+    case = make_case("burgers", {"name": "gaussians"}, {"budget": 10})
+    gaussians = PhysicsInformedGaussians(case, torch.device("cpu"))
+    assert engines(Rerun(), gaussians)[0].replayed is None
+
+
+def test_a_residual_written_in_python_is_not_recorded():
+    def residual(v):
+        return v.u_t + (v.u_xx if float(v.u.detach().sum()) > 0 else -v.u_xx)
+
+    problem = Problem.from_mapping(
+        {
+            "coordinates": {"x": [0, 1], "t": [0, 1]},
+            "fields": ["u"],
+            "equations": [residual],
+            "conditions": [{"periodic": "x"}, {"where": "t = 0", "u": 0}],
+            "reference": "none",
+        },
+        name="python",
+    )
+    field = trainer(hard=False).current.field
+    engine = ResidualEngine(problem, field, [interior_term(problem)], recorder=Rerun())
+    assert engine.replayed is None
+
+
+def test_nothing_is_recorded_on_a_processor_or_against_the_switch(monkeypatch):
+    assert replay.recorder_for(torch.device("cpu")) is None
+    assert replay.recorder_for(torch.device("cuda")) is not None
+    monkeypatch.setenv(replay.SWITCH, "0")
+    assert replay.recorder_for(torch.device("cuda")) is None
+    assert trainer().engine.replayed is None
