@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import math
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,8 @@ KINDS = {
 """Contenders of each kind of row; ours first."""
 START_SECONDS = 120.0
 ANSWER_SECONDS = 900.0
+LEAST_SECONDS = 1.0
+"""Even when time is up an answer that is ready is taken."""
 
 
 class Skipped(Exception):
@@ -53,12 +57,17 @@ class Channel:
     Args:
         connection: accepted from the worker.
         worker: the process it came from.
+        deadline: moment after which no answer is waited for.
+        alone: no other contender lives in the process.
     """
 
-    def __init__(self, connection: socket.socket, worker: _Worker) -> None:
+    def __init__(
+        self, connection: socket.socket, worker: _Worker, deadline: float, *, alone: bool
+    ) -> None:
         self.worker = worker
+        self.deadline = deadline
+        self.alone = alone
         self._connection = connection
-        self._connection.settimeout(ANSWER_SECONDS)
         self._stream = connection.makefile("rw", encoding="utf-8")
 
     def send(self, do: str, **content: Any) -> None:
@@ -74,9 +83,13 @@ class Channel:
             Skipped: the contender cannot take this case.
             Failed: it broke, ended, or does not answer.
         """
+        left = min(ANSWER_SECONDS, self.deadline - time.monotonic())
+        self._connection.settimeout(max(left, LEAST_SECONDS))
         try:
             line = self._stream.readline()
         except OSError as error:
+            if self.alone:  # else the next row would wait for it
+                _end(self.worker.process)
             raise Failed(f"no answer: {error}") from error
         if not line:
             raise Failed(f"its process ended, out of memory perhaps ({self.worker.last_words()})")
@@ -129,6 +142,8 @@ class Workers:
         """Versions and device, as the workers tell."""
         self.fork = fork and device == "cpu" and hasattr(os, "fork")
         self.jax_python = jax_python
+        self.deadline = math.inf
+        """Moment after which contenders are not waited for."""
         self.folder = Path(tempfile.mkdtemp(prefix="residua-bench-"))
         self._workers: dict[str, _Worker | Skipped] = {}
         self._path = self.folder / "socket"
@@ -162,14 +177,21 @@ class Workers:
         with contextlib.suppress(OSError):
             worker.process.stdin.write(f"{how} {self._path}\n")
             worker.process.stdin.flush()
-        deadline = time.monotonic() + START_SECONDS
+        deadline = min(time.monotonic() + START_SECONDS, self.deadline)
         while time.monotonic() < deadline:
             try:
-                return Channel(self._listener.accept()[0], worker)
+                connection = self._listener.accept()[0]
+                return Channel(connection, worker, self.deadline, alone=not self.fork)
             except TimeoutError:
                 if worker.process.poll() is not None:
                     break
         raise self._no_start(contender, worker)
+
+    def start(self, contenders: Sequence[str]) -> None:
+        """Let their processes begin to import, all at once, where each has its own."""
+        for contender in () if self.fork else contenders:
+            with contextlib.suppress(Skipped):
+                self._worker(contender)
 
     def _no_start(self, contender: str, worker: _Worker) -> Exception:
         said = worker.last_words()
@@ -184,9 +206,10 @@ class Workers:
 
     def _worker(self, contender: str) -> _Worker:
         key = self._key(contender)
-        if key not in self._workers:
-            self._workers[key] = self._start(_family(contender), key)
-        worker = self._workers[key]
+        worker = self._workers.get(key)
+        ended = isinstance(worker, _Worker) and worker.process.poll() is not None
+        if worker is None or ended:
+            worker = self._workers[key] = self._start(_family(contender), key)
         if isinstance(worker, Skipped):
             raise worker
         return worker
@@ -245,6 +268,8 @@ def _environment(folder: Path, device: str, threads: int) -> dict[str, str]:
     variables |= {"DDE_BACKEND": "pytorch", "MPLBACKEND": "Agg", "HOME": str(folder)}
     # Else JAX takes three quarters of the device's memory before the first step.
     variables["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    # Of all libraries, those that have no setting for it too.
+    variables["NVIDIA_TF32_OVERRIDE"] = "0"
     if device == "cpu":
         variables |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
     return variables

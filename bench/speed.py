@@ -34,6 +34,8 @@ WARM = {"cpu": 0.02, "cuda": 0.005}
 """Seconds of untimed steps before each time: caches and threads are another contender's."""
 SLACK = 0.1
 """Part of the budget that may be overdrawn before the contenders that compile are left out."""
+GRACE = 30.0
+"""Seconds after a budget at which contenders that still compute are ended."""
 
 
 def benchmark(
@@ -53,8 +55,9 @@ def benchmark(
         device: ``cpu`` or ``cuda``.
         threads: of a processor; all by default.
         quick: fewer repetitions.
-        budget: seconds for everything; rows not begun by then are errors, and JAX, which compiles
-            for seconds, is left out of rows that are late. None for no limit.
+        budget: seconds for everything, shared among the rows that are left; rows not begun by then
+            are errors, and JAX, which compiles for seconds, is left out of rows that are late. None
+            for no limit.
         jax_python: interpreter that has JAX.
         say: called with every row when it is done.
 
@@ -65,15 +68,21 @@ def benchmark(
     began = time.monotonic()
     results: list[dict[str, Any]] = []
     with Workers(device, threads, jax_python=jax_python) as workers:
+        if budget is not None:
+            workers.deadline = began + budget + GRACE
         for number, row in enumerate(table):
-            spent = 0.0 if budget is None else (time.monotonic() - began) / budget
+            gone = time.monotonic() - began
+            spent = 0.0 if budget is None else gone / budget
+            limit = ROW_SECONDS[device]
+            if budget is not None:
+                limit = min(limit, (budget - gone) / (len(table) - number))
             if spent >= 1:
                 found = {**row.plain(), "name": row.name, "error": "not begun: out of time"}
                 found |= {"contenders": {}, "ratios": {}}
             else:
                 late = spent > number / len(table) + SLACK
                 repetitions = QUICK_REPETITIONS if quick or late else REPETITIONS
-                found = measure_row(row, workers, repetitions, jax=not late)
+                found = measure_row(row, workers, repetitions, jax=not late, limit=limit)
             results.append(found)
             say(found)
     return {
@@ -98,9 +107,17 @@ def processors() -> int:
 
 
 def measure_row(
-    row: Row, workers: Workers, repetitions: int, *, jax: bool = True
+    row: Row, workers: Workers, repetitions: int, *, jax: bool = True, limit: float = math.inf
 ) -> dict[str, Any]:
-    """Open, compare, time and close all contenders of a row; failures are entries."""
+    """Open, compare, time and close all contenders of a row; failures are entries.
+
+    Args:
+        row: which.
+        workers: where contenders live.
+        repetitions: how often each is timed.
+        jax: whether those that compile for seconds take part.
+        limit: seconds of timing after which no further repetition begins.
+    """
     found: dict[str, dict[str, Any]] = {}
     vectors: dict[str, np.ndarray] = {}
     channels: dict[str, Channel] = {}
@@ -114,6 +131,7 @@ def measure_row(
         "threads": workers.threads,
     }
     try:
+        workers.start([n for n in KINDS[row.kind] if jax or not n.startswith("jax")])
         for name in KINDS[row.kind]:
             if name.startswith("jax") and not jax:
                 found[name] = {"skipped": "late: left out to keep the budget"}
@@ -129,7 +147,7 @@ def measure_row(
                 with _noted(found, name):
                     _opened(found, vectors, name, channels, workers.about)
         wrong = disagreements(found, vectors, *TOLERANCES[row.dtype])
-        _time(row, found, channels, wrong, workers.device, repetitions)
+        _time(found, channels, wrong, workers.device, repetitions, limit)
     finally:
         for channel in channels.values():
             channel.close()
@@ -214,12 +232,12 @@ def disagreements(
 
 
 def _time(
-    row: Row,
     found: dict[str, dict[str, Any]],
     channels: Mapping[str, Channel],
     wrong: Mapping[str, str],
     device: str,
     repetitions: int,
+    limit: float,
 ) -> None:
     def clock(name: str) -> Callable[[], float]:
         steps = steps_for(found[name]["seconds"])
@@ -239,7 +257,7 @@ def _time(
 
     sound = [name for name in found if "seconds" in found[name] and name not in wrong]
     clocks = {name: clock(name) for name in sound}
-    times = interleaved(clocks, repetitions, limit=ROW_SECONDS[device])
+    times = interleaved(clocks, repetitions, limit=limit)
     for name, seconds in times.items():
         if "failed" in found[name]:
             continue

@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import jet  # pyright: ignore[reportMissingImports]
 
 from .equations import RESIDUALS
-from .protocol import Contender, main
+from .protocol import Contender, Unavailable, main
 
 __all__ = ["UNKNOWNS", "make"]
 
@@ -134,6 +134,9 @@ class JaxContender:
     """
 
     def __init__(self, request: dict[str, Any]) -> None:
+        self.on_processor = request["device"] == "cpu"
+        if not self.on_processor and jax.default_backend() != "gpu":
+            raise Unavailable("this JAX computes on the processor only; pip install 'jax[cuda12]'")
         # No TF32; and float64 where it is asked for.
         jax.config.update("jax_default_matmul_precision", "highest")
         jax.config.update("jax_enable_x64", True)
@@ -152,7 +155,6 @@ class JaxContender:
 
         self.arguments = (layers, points)
         self.compiled = jax.jit(jax.value_and_grad(loss)).lower(*self.arguments).compile()
-        self.on_processor = request["device"] == "cpu"
 
     def warm(self) -> None:
         """See `Contender`: it is compiled."""
@@ -173,6 +175,10 @@ class JaxContender:
             return None
         analysis = self.compiled.memory_analysis()
         return int(analysis.temp_size_in_bytes + analysis.output_size_in_bytes)
+
+    def how(self) -> str | None:
+        """See `Contender`."""
+        return None
 
 
 def make(request: dict[str, Any]) -> Contender:

@@ -53,6 +53,10 @@ class Contender(Protocol):
         """Bytes of device memory the steps needed at most; None on a processor."""
         ...
 
+    def how(self) -> str | None:
+        """What does the work, in words, where there is a choice."""
+        ...
+
 
 class Unavailable(Exception):
     """This contender cannot take this case here, which is no fault; the text says why."""
@@ -133,6 +137,8 @@ def _open(request: dict[str, Any], make: Make) -> tuple[Contender, dict[str, Any
     if peak is None and before is not None:
         peak = _status("VmHWM") - before
     answer: dict[str, Any] = {"preparation": preparation, "seconds": seconds, "memory": peak}
+    if (how := contender.how()) is not None:
+        answer["how"] = how
     if (found := contender.result()) is not None:
         loss, vector = found
         path = Path(request["results"])

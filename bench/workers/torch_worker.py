@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,12 +12,15 @@ from torch import Tensor
 from torch.func import grad, jacrev, vmap
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from ...engine.fused import record
 from ...engine.networks.embedding import Embedding
 from ...engine.networks.mlp import Mlp
 from ...engine.optimizers.gauss_newton import prepare
 from ...engine.optimizers.least_squares import Factor, Iterated, Normal
+from ...engine.replay import Recorder, recorder_for
 from ...engine.residuals import PointSet, ResidualEngine, interior_term
 from ...problems.problem import Problem
+from .devices import Device, device_of
 from .equations import RESIDUALS
 from .protocol import Contender, Unavailable, main
 
@@ -25,6 +28,8 @@ __all__ = ["CONTENDERS", "NestedUnknown", "TorchContender", "about", "make"]
 
 FEW = 64
 """Points of a warm-up."""
+REPLAYED = 3
+"""Evaluations on the same points after which the engine replays them."""
 DAMPING = 1e-3
 """Of the Gauss-Newton iteration, relative to the scaled normal matrix."""
 
@@ -34,39 +39,30 @@ class TorchContender:
 
     Args:
         request: content of ``open``.
+        on: the device, None for the one that is asked for.
     """
 
-    def __init__(self, request: dict[str, Any]) -> None:
+    def __init__(self, request: dict[str, Any], on: Device | None = None) -> None:
         torch.set_num_threads(request["threads"])
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
         self.request = request
-        self.device = torch.device(request["device"])
+        self.on = on or device_of(request["device"])
+        self.on.clear()
+        self.device = self.on.torch
         with np.load(request["data"]) as arrays:
             tensors = {k: torch.as_tensor(a, device=self.device) for k, a in arrays.items()}
         self.points = tensors.pop("points")
         count = len(tensors) // 2
         self.layers = [(tensors[f"weight{i}"], tensors[f"bias{i}"]) for i in range(count)]
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def warm(self) -> None:
         """See `Contender`."""
         self.compute(self.points[:FEW])
-        self.finish()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            self._before = torch.cuda.memory_allocated()
+        self.on.watch()
 
     def step(self) -> None:
         """See `Contender`."""
         self.found = self.compute(self.points)
-        self.finish()
-
-    def finish(self) -> None:
-        """Wait for the device."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+        self.on.finish()
 
     def compute(self, points: Tensor) -> tuple[Any, Any]:
         """What is timed, on some points."""
@@ -79,13 +75,30 @@ class TorchContender:
 
     def device_peak(self) -> int | None:
         """See `Contender`."""
-        if self.device.type != "cuda":
-            return None
-        return torch.cuda.max_memory_allocated() - self._before
+        return self.on.peak()
+
+    def how(self) -> str | None:
+        """See `Contender`."""
+        return None
 
 
 class EngineContender(TorchContender):
-    """The residual engine on a network with the weights given."""
+    """The residual engine on a network with the weights given.
+
+    Args:
+        request: content of ``open``.
+        on: as in `TorchContender`.
+        recorder: as in `ResidualEngine`.
+    """
+
+    def __init__(
+        self,
+        request: dict[str, Any],
+        on: Device | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        super().__init__(request, on)
+        self.recorder = recorder or recorder_for(self.device)
 
     @cached_property
     def engine(self) -> ResidualEngine:
@@ -101,7 +114,7 @@ class EngineContender(TorchContender):
         with torch.no_grad():
             for parameter, value in zip(network.parameters(), flat, strict=True):
                 parameter.copy_(value)
-        return ResidualEngine(problem, network, [interior_term(problem)])
+        return ResidualEngine(problem, network, [interior_term(problem)], recorder=self.recorder)
 
     @cached_property
     def batches(self) -> dict[int, dict[str, PointSet]]:
@@ -115,9 +128,25 @@ class EngineContender(TorchContender):
             self.batches[n] = {"interior": PointSet(points, points.new_full((n,), 1 / n))}
         return self.batches[len(points)]
 
+
+class EngineStep(EngineContender):
+    """Loss and gradient."""
+
+    def warm(self) -> None:
+        """See `Contender`; on a GPU the step is recorded, so that steps are those of training."""
+        super().warm()
+        for _ in range(REPLAYED if self.on.launches else 0):
+            self.step()
+
     def compute(self, points: Tensor) -> tuple[Any, Any]:
         """See `TorchContender`."""
         return self.engine.loss_and_gradient(self.batch(points))
+
+    def how(self) -> str | None:
+        """See `Contender`."""
+        replayed = self.engine.replayed
+        graphs = "" if replayed is None else f"; CUDA graphs: {replayed.status}"
+        return record.status() + graphs
 
 
 class EngineJacobian(EngineContender):
@@ -184,7 +213,8 @@ class Floor(EngineContender):
     """The hidden layers' matrix products alone, at the engine's shapes, and tanh once a layer.
 
     Arrays are allocated once, and are of the size of the engine's blocks, so that they stay in
-    cache; nothing that computes the same derivatives with dense products can be faster.
+    cache; nothing that computes the same derivatives with dense products can be faster. Where the
+    engine's steps are replayed, so are these products.
     """
 
     @cached_property
@@ -197,13 +227,40 @@ class Floor(EngineContender):
         random = torch.rand(rows, width, generator=generator).to(self.points)
         return [random.clone() for _ in range(4)], self.points.new_zeros(width, width)
 
+    launched: str | None = None
+
+    @cached_property
+    def launch(self) -> Callable[[], Any]:
+        """Does the products for all points."""
+
+        def products() -> None:
+            self.products(len(self.points))
+
+        if self.recorder is None:
+            return products
+        try:
+            again = self.recorder.record(products)
+            self.launched = "CUDA graphs: replayed"
+            return again
+        except Exception as error:  # see `replay.Replayed`
+            self.launched = f"CUDA graphs: no: {error}"[:200]
+            return products
+
     def compute(self, points: Tensor) -> tuple[Any, Any]:
         """See `TorchContender`."""
+        if len(points) < len(self.points):
+            self.products(len(points))
+        else:
+            self.launch()
+        return 0.0, self.arrays[1]
+
+    def products(self, points: int) -> None:
+        """Those for some points."""
         (inputs, outputs, adjoint, pulled), gradient = self.arrays
         channels = self.engine.algebra("interior").channels
         block = len(inputs) // channels
-        for start in range(0, len(points), block):
-            n = min(block, len(points) - start)
+        for start in range(0, points, block):
+            n = min(block, points - start)
             rows = slice(0, n * channels)
             for weight, _ in self.layers[1:-1]:
                 torch.mm(inputs[rows], weight.T, out=outputs[rows])
@@ -212,11 +269,14 @@ class Floor(EngineContender):
             for weight, _ in self.layers[1:-1]:
                 gradient.addmm_(adjoint[rows].T, inputs[rows])
                 torch.mm(adjoint[rows], weight, out=pulled[rows])
-        return 0.0, gradient
 
     def result(self) -> tuple[float, np.ndarray] | None:
         """Nothing: it computes no gradient of anything."""
         return None
+
+    def how(self) -> str | None:
+        """See `Contender`."""
+        return self.launched
 
 
 class Nested(TorchContender):
@@ -343,7 +403,7 @@ def _products(residual: Tensor, jacobian: Tensor) -> tuple[float, np.ndarray]:
 
 
 CONTENDERS: dict[str, type[TorchContender]] = {
-    "residua": EngineContender,
+    "residua": EngineStep,
     "nested": Nested,
     "floor": Floor,
     "residua jacobian": EngineJacobian,
@@ -364,6 +424,7 @@ def about() -> dict[str, str]:
     found = {"torch": str(torch.__version__)}
     if torch.cuda.is_initialized():
         found["gpu"] = torch.cuda.get_device_name()
+        found["cuda"] = str(torch.version.cuda)
     return found
 
 

@@ -6,10 +6,11 @@ import os
 
 import numpy as np
 import pytest
+import torch
 
 from residua.bench import speed
 from residua.bench.cases import EQUATIONS, Row, draw, problem_of, rows, select
-from residua.bench.contenders import KINDS, Workers
+from residua.bench.contenders import KINDS, Failed, Workers
 from residua.bench.workers import equations, torch_worker
 from residua.errors import ConfigurationError
 
@@ -110,6 +111,83 @@ def test_processes_that_are_not_forked_serve_row_after_row(monkeypatch):
         for equation in ("burgers", "kdv"):
             found = speed.measure_row(tiny(equation=equation), workers, 3)
             assert found["error"] is None and set(found["ratios"]) == {"nested"}
+
+
+def test_who_does_not_answer_in_time_is_ended_and_begins_again(monkeypatch):
+    monkeypatch.setitem(KINDS, "step", ("nested",))
+    with Workers("cpu", 1, fork=False) as workers:
+        workers.start(["nested"])
+        assert speed.measure_row(tiny(), workers, 1)["error"] is None
+        channel = workers.open("nested")
+        row = {**tiny().plain(), "data": str(workers.folder / "data.npz"), "device": "cpu"}
+        results = str(workers.folder / "nested.npy")
+        channel.send("open", contender="nested", threads=1, results=results, **row)
+        channel.answer()
+        channel.deadline = 0.0
+        channel.send("time", steps=10**9, warm=0.0)
+        with pytest.raises(Failed, match="no answer"):
+            channel.answer()
+        channel.close()
+        assert channel.worker.process.poll() is not None
+        found = speed.measure_row(tiny(equation="kdv"), workers, 1)["contenders"]
+        assert "times" in found["nested"]
+
+
+class Launching:
+    """A processor that is asked what a GPU is asked."""
+
+    torch = torch.device("cpu")
+    launches = True
+
+    def __init__(self):
+        self.asked = []
+
+    def clear(self):
+        self.asked.append("clear")
+
+    def finish(self):
+        self.asked.append("finish")
+
+    def watch(self):
+        self.asked.append("watch")
+
+    def peak(self):
+        return 7
+
+
+class Rerun:
+    recordings = 0
+
+    def record(self, function):
+        self.recordings += 1
+        return function
+
+
+@pytest.mark.parametrize("name", ["residua", "floor"])
+def test_on_a_gpu_what_is_timed_is_recorded_before_and_waited_for(name, tmp_path):
+    np.savez(tmp_path / "data.npz", **draw(tiny()))
+    request = {
+        **tiny().plain(),
+        "contender": name,
+        "problem": problem_of("burgers"),
+        "data": str(tmp_path / "data.npz"),
+        "device": "cuda",
+        "threads": 1,
+    }
+    device, recorder = Launching(), Rerun()
+    made = torch_worker.CONTENDERS[name](request, device, recorder)
+    assert device.asked == ["clear"]
+    made.warm()
+    assert device.asked[1] == "watch" and set(device.asked[2:]) <= {"finish"}
+    for _ in range(3):
+        before = len(device.asked)
+        made.step()
+        assert device.asked[before:] == ["finish"]
+    assert recorder.recordings == 1 and "replayed" in made.how() and made.device_peak() == 7
+    if name == "residua":
+        assert made.engine.replayed._recordings
+        ours, theirs = made.result(), contender("nested", tiny(), tmp_path).result()
+        assert np.linalg.norm(ours[1] - theirs[1]) <= 1e-11 * np.linalg.norm(theirs[1])
 
 
 def test_more_memory_is_measured_as_more(workers, monkeypatch):

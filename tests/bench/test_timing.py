@@ -7,6 +7,8 @@ import math
 
 import pytest
 
+from residua.bench import speed
+from residua.bench.cases import rows
 from residua.bench.speed import disagreements, ratios
 from residua.bench.targets import TARGETS, judge
 from residua.bench.timing import interleaved, ratio, round_robin, steps_for
@@ -142,3 +144,29 @@ def test_who_disagrees_is_named():
     assert "nested" in wrong["deepxde"] and "1.0e-02" in wrong["deepxde"]
     found["residua"]["loss"] = math.nan
     assert "residua" in disagreements(found, vectors, 1e-10, 1e-8)
+
+
+@pytest.mark.parametrize("seconds", [2.0, 12.0])
+def test_a_budget_is_shared_among_the_rows_that_are_left(seconds, monkeypatch):
+    """Rows take what they are allowed and some seconds more; few are lost, and none runs on."""
+    now, limits, deadlines = [1000.0], [], set()
+    monkeypatch.setattr(speed.time, "monotonic", lambda: now[0])
+
+    def measured(row, workers, repetitions, *, jax, limit):
+        assert 0 < limit <= speed.ROW_SECONDS["cuda"]
+        limits.append((repetitions, jax, limit))
+        deadlines.add(workers.deadline)
+        now[0] += limit + seconds
+        return {"error": None}
+
+    monkeypatch.setattr(speed, "measure_row", measured)
+    table = rows()
+    found = speed.benchmark(table, device="cuda", threads=1, budget=420.0)
+    assert found["seconds"] <= 420 + speed.ROW_SECONDS["cuda"] + seconds < 480
+    assert deadlines == {1000.0 + 420.0 + speed.GRACE}
+    begun = [row for row in found["rows"] if row["error"] is None]
+    if seconds == 2:
+        assert len(begun) == len(table) and limits[-1][2] > 0.5
+    else:
+        assert len(begun) < len(table) and "out of time" in found["rows"][-1]["error"]
+        assert limits[-1][:2] == (speed.QUICK_REPETITIONS, False)
