@@ -24,6 +24,14 @@ SMALL = {
     "points": {"interior": 40, "boundary": 8, "initial": 12},
 }
 
+CASES = [
+    ("burgers", {"hard": False}),
+    ("burgers", {"hard": True}),
+    ("allen_cahn", {"hard": True}),  # with a reflection
+    ("poisson_2d", {"hard": True, "network": {"kind": "modified_mlp", "factorised": True}}),
+    ("wave", {"hard": True}),
+]
+
 
 class Rerun:
     """Runs the function again; its outputs lie where they lay the last time, as a graph's do.
@@ -99,16 +107,7 @@ def alike(found: tuple[float, Tensor], expected: tuple[float, Tensor]) -> bool:
     return found[0] == expected[0] and torch.equal(found[1], expected[1])
 
 
-@pytest.mark.parametrize(
-    "name, settings",
-    [
-        ("burgers", {"hard": False}),
-        ("burgers", {"hard": True}),
-        ("allen_cahn", {"hard": True}),  # with a reflection
-        ("poisson_2d", {"hard": True, "network": {"kind": "modified_mlp", "factorised": True}}),
-        ("wave", {"hard": True}),
-    ],
-)
+@pytest.mark.parametrize("name, settings", CASES)
 def test_replays_follow_the_parameters(name, settings):
     recorder = Rerun()
     network = {**SMALL["network"], **settings.get("network", {})}
@@ -118,6 +117,29 @@ def test_replays_follow_the_parameters(name, settings):
         assert alike(replayed.loss_and_gradient(batch), plain.loss_and_gradient(batch))
     assert recorder.recordings == 1 and recorder.replays == 4
     assert replayed.replayed is not None and replayed.replayed.status == "replayed"
+
+
+def on_meta(points: PointSet) -> PointSet:
+    """Without numbers, but with the constants that ordinary evaluation has computed."""
+    (((where, cache),),) = points._blocks.values()
+    moved = PointSet(*(tensor.to("meta") for tensor in points.tensors()))
+    moved._blocks = {2**30: [(where, {key: value.to("meta") for key, value in cache.items()})]}
+    return moved
+
+
+@pytest.mark.parametrize("name, settings", CASES)
+def test_what_is_recorded_never_looks_at_a_number(name, settings):
+    """Nor mixes devices: on tensors that have shapes only, both are errors."""
+    network = {**SMALL["network"], **settings.get("network", {})}
+    member = trainer(name, **{**settings, "network": network})
+    member.engine.loss_and_gradient(member.batch)
+    field = member.current.field.to("meta")
+    engine = ResidualEngine(member.problem, field, member.terms, recorder=Rerun())
+    batch = {key: on_meta(points) for key, points in member.batch.items()}
+    value, gradient = engine._sums_apart(batch)
+    assert value.is_meta and gradient.is_meta and gradient.shape == (engine.parameter_count,)
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        engine.loss_and_gradient(batch)  # which does look
 
 
 def test_a_first_evaluation_is_not_recorded():

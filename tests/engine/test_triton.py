@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 
 import pytest
@@ -70,6 +71,19 @@ def test_kernels_compute_the_composition_and_its_adjoint(name, dtype):
         assert max(both_ways(plan, activation, dtype, 5)) < 100 * torch.finfo(dtype).eps
         assert kinds(plan) == [("triton", True)]
     assert record.status() == "Triton kernels"
+
+
+@pytest.mark.usefixtures("triton")
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # NumPy, interpreting
+def test_the_tanh_of_a_kernel_saturates_and_keeps_what_is_not_a_number():
+    plan = fresh(algebra_for([(1,)], 1))
+    place = torch.tensor([-1e30, -400.0, -20.0, 0.0, 20.0, 400.0, 1e30, math.nan])
+    z = torch.stack([place, torch.ones_like(place)])[:, :, None].double()
+    out = torch.empty_like(z)
+    compose_into(plan, ACTIVATIONS["tanh"], z, out, Scratch(z[0]))
+    assert kinds(plan) == [("triton", False)]
+    assert torch.allclose(out[0], torch.tanh(z[0]), atol=1e-15, equal_nan=True)
+    assert out[:, :7].isfinite().all() and out[:, 7].isnan().all()
 
 
 @pytest.mark.usefixtures("triton")
