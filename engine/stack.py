@@ -59,6 +59,10 @@ class Workspace:
         while len(self._free) > KEPT:
             del self._free[next(iter(self._free))]
 
+    def clear(self) -> None:
+        """Free what is not in use."""
+        self._free.clear()
+
     def __deepcopy__(self, memo: object) -> Workspace:
         return Workspace()
 
@@ -71,11 +75,13 @@ def fresh_workspaces(module: nn.Module) -> Iterator[None]:
     """Let all parts of a module borrow from new workspaces, which end with the block.
 
     What a CUDA graph writes to has to be allocated while it is recorded: other memory may be given
-    to others afterwards.
+    to others afterwards. The arrays of the old workspaces are freed, for two sets of them would be
+    twice the memory.
     """
     attributes = [vars(m) for m in module.modules() if "_workspace" in vars(m)]
     kept = [found["_workspace"] for found in attributes]
     for found in attributes:
+        found["_workspace"].clear()
         found["_workspace"] = Workspace()
     try:
         yield

@@ -8,9 +8,10 @@ Triton comes with torch's builds for CUDA; it is no dependency. Without it, or w
 torch's operations do the work and `record` is told.
 
 Never run on a GPU: the kernels have been compared with torch's operations on a processor, through
-Triton's interpreter (``TRITON_INTERPRET=1``), which is also how the tests run them. What only a GPU
-can show is that they compile there, and how fast they are; before they are used they are launched
-once under a net, and then compared with torch's operations on that GPU.
+Triton's interpreter (``TRITON_INTERPRET=1``), which is also how the tests run them. Without a GPU
+Triton 3.6 and 3.9 compile them for compute capability 9.0, with no register spilt in up to 25
+channels of order 4. Before they are used they are launched once, where failure is caught, and then
+compared with torch's operations on that GPU.
 """
 
 from __future__ import annotations

@@ -270,6 +270,7 @@ def test_a_recorded_step_borrows_nothing_from_others(apart):
     for _ in range(2):  # the second is recorded and compared, beside an ordinary evaluation
         replayed.loss_and_gradient(batch)
     assert ordinary > 0 and (len(borrowed) == 3 * ordinary) == apart
+    assert (workspace._free == {}) == apart  # nor are two sets kept
 
 
 @pytest.mark.parametrize("make", ["adam", "quasi-newton"])
