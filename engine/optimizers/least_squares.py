@@ -4,7 +4,8 @@ Every form computes the same step of Levenberg and Marquardt,
 
     d(mu) = argmin |J d + r|^2 + mu |S^-1 d|^2,        S = diag(1 / column norms of J),
 
-where the Jacobi scaling S makes the damping mu dimensionless. They differ in cost and in digits,
+where the Jacobi scaling S makes the damping mu dimensionless (norms count as no less than a
+hundredth of the largest: `Damped._scale_by`). They differ in cost and in digits,
 for J of shape (m, P) and condition number k (of J S):
 
 | form | factors | flops | relative error of the step |
@@ -33,7 +34,8 @@ from torch import Tensor
 from ...errors import ConfigurationError, DivergedError
 from ..memory import free_memory, require_jacobian
 
-LEAST_COLUMN = 1e-8
+LEAST_SCALE = 1e-2
+"""Part of the largest column norm that every column is scaled by at least."""
 BLOCK = 96
 """Columns of a panel in the QR of two triangles."""
 ITERATED_TOLERANCE = 0.1
@@ -92,13 +94,16 @@ class Damped(ABC):
     def _scale_by(self, norms: Tensor) -> None:
         """Set S from the norms of the columns.
 
-        A column far below the others is a parameter the residuals do not feel (beyond rounding):
-        scaling it up to the rest would turn that rounding into a step.
+        A step obeys ``|S^-1 d| <= |r| / (2 sqrt(mu))``, so the damping holds a parameter only as
+        far as its column goes. A unit that has saturated at every point has next to none: scaled by
+        it, one step made weights of 1e5, spikes between the points that no later step could see.
+        Hence the floor (Moré keeps the largest norm a column ever had, for the same reason: "The
+        Levenberg-Marquardt algorithm", Lecture Notes in Mathematics 630, 1978).
         """
         most = float(norms.max())
         if not math.isfinite(most) or not math.isfinite(float(norms.sum())):
             raise DivergedError("the Jacobian is not finite")
-        floor = max(LEAST_COLUMN * most, torch.finfo(norms.dtype).tiny)
+        floor = max(LEAST_SCALE * most, torch.finfo(norms.dtype).tiny)
         self.scale = 1 / torch.clamp(norms, min=floor)
 
 

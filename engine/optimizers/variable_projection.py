@@ -22,13 +22,15 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from ...errors import ConfigurationError, DivergedError
 from .damping import Damping
 from .gauss_newton import PROBE, believable, prepare
-from .least_squares import LEAST_COLUMN, Damped, require_sum_of_squares
+from .least_squares import Damped, require_sum_of_squares
 
 CUT = 1e-5
 """Default of ``cut``. Fewer digits of the best read-out are lost than are won: exact to rounding,
 it may be a sum of millions that cancel, of which no small change of alpha makes a better one."""
 CUT_NEARLY = 1e-3
 """The same where r is not affine in c: one undamped step must not lead far."""
+LEAST_COLUMN = 1e-8
+"""Part of the largest column norm below which a feature is not felt."""
 STALE = 1e-2
 """Relative change of c after which the Jacobian, taken before it, is taken again."""
 

@@ -99,11 +99,11 @@ def test_the_readout_of_a_linear_equation_is_exact_after_one_step():
 
 def test_a_linear_equation_converges_in_few_steps():
     module, optimizer, _ = build()
-    for _ in range(15):
+    for _ in range(8):
         optimizer.step()
     plain, _, closures = build()
     other = GaussNewton(*closures)
-    for _ in range(15):
+    for _ in range(8):
         other.step()
     assert error(module) < 1e-7
     assert error(plain) > 1e-5
