@@ -1,4 +1,4 @@
-"""The `residua` command: solve, train, list, show, schema, bench, data.
+"""The `residua` command: solve, train, evaluate, list, show, schema, bench, data.
 
 Exit codes: 0 done; 1 the accuracy asked for was missed; 2 something in the case or on the command
 line is wrong; 3 a file of data or a checkpoint is; 4 diverged; 5 out of memory, disk or device; 70
@@ -33,6 +33,7 @@ __all__ = ["main"]
 COMMANDS = {
     "solve": "solve a case file or a problem of the library",
     "train": "train an operator on the data that a case file names",
+    "evaluate": "measure a trained operator: errors, other grids, bands, cost, classical solver",
     "list": "the problems of the library, and which backend accepts which",
     "show": "a problem in full: equations, conditions, parameters, reference, backends",
     "schema": "JSON Schema of a case file, for editors",
@@ -149,8 +150,8 @@ def _run(arguments: list[str]) -> int:
     except SystemExit as done:  # --help and --version
         return int(done.code or 0)
     handlers = {
-        "solve": _solve, "train": _train, "list": _list, "show": _show, "schema": _schema,
-        "bench": bench.run, "data": data.run,
+        "solve": _solve, "train": _train, "evaluate": _evaluate, "list": _list, "show": _show,
+        "schema": _schema, "bench": bench.run, "data": data.run,
     }  # fmt: skip
     return handlers[options.command](options)
 
@@ -253,6 +254,22 @@ def _parser() -> tuple[_Parser, Mapping[str, argparse.ArgumentParser]]:
     train.add_argument("case", metavar="CASE.yaml", help="a case file with data, network, training")
     _run_arguments(train, "network.width=16")
 
+    evaluate = command("evaluate")
+    evaluate.add_argument("folder", metavar="RUN", type=_folder, help="run folder of train")
+    evaluate.add_argument(
+        "--data", metavar="FILE", type=_folder, help="other samples, of any resolution"
+    )
+    evaluate.add_argument(
+        "--metrics",
+        choices=("standard", "pdebench"),
+        default="standard",
+        help="pdebench: that benchmark's metrics too",
+    )
+    evaluate.add_argument(
+        "--samples", metavar="N", type=_count, default=20, help="on other grids; default 20"
+    )
+    evaluate.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
     command("list")
     show = command("show")
     show.add_argument(
@@ -327,6 +344,12 @@ def _folder(text: str) -> Path:
     return Path(text)
 
 
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 10**6):
+        raise argparse.ArgumentTypeError(f"found '{text}'; write a whole number from 1")
+    return int(text)
+
+
 def _solve(options: argparse.Namespace) -> int:
     from .config import load_case
 
@@ -382,6 +405,20 @@ def _train(options: argparse.Namespace) -> int:
     )
     if outcome.failure is not None:
         raise outcome.failure
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from .operators.evaluation.evaluate import evaluate
+    from .operators.evaluation.table import lines
+    from .operators.operator import load
+
+    found = evaluate(
+        load(options.folder), file=options.data, metrics=options.metrics, count=options.samples
+    )
+    found.save(options.folder)
+    if not options.quiet:
+        print("\n".join([*lines(found.numbers), f"written to {options.folder}"]))
     return 0
 
 

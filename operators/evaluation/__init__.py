@@ -1,0 +1,1 @@
+"""`residua evaluate`: how wrong an operator is, where, how sure, and what else solves it."""
