@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Carried",
+    "Inflow",
     "NotCarried",
     "breakdown",
     "initial_spread",
@@ -50,6 +51,23 @@ class NotCarried(ValueError):
 
 
 @dataclass(frozen=True)
+class Inflow:
+    """An end of the line through which paths come in.
+
+    Attributes:
+        side: -1 for the low end, +1 for the high one.
+        end: its position.
+        speed: of what comes in at the first moment, positive.
+        values: by field what is prescribed there, trees of time and parameters.
+    """
+
+    side: int
+    end: float
+    speed: float
+    values: Mapping[str, sympy.Expr]
+
+
+@dataclass(frozen=True)
 class Carried:
     """A problem as convection-diffusion-reaction.
 
@@ -58,11 +76,13 @@ class Carried:
         diffusion: f2 by field and second derivative.
         rest: per field, in declared order, ``u_t`` plus everything but the convection of it: the
             left side of ``rest = 0`` along a characteristic.
+        inflow: ends through which paths come in.
     """
 
     velocity: tuple[sympy.Expr, ...]
     diffusion: Mapping[str, Mapping[MultiIndex, sympy.Expr]]
     rest: tuple[sympy.Expr, ...]
+    inflow: tuple[Inflow, ...] = ()
 
 
 def read_carried(problem: Problem) -> Carried:
@@ -70,7 +90,7 @@ def read_carried(problem: Problem) -> Carried:
 
     Raises:
         NotCarried: it is not convection-diffusion-reaction with one velocity in 1-D or 2-D, or its
-            characteristics leave the domain.
+            characteristics cross an end and no more is known of them.
     """
     if problem.time is None:
         raise NotCarried("there is no time coordinate t to follow characteristics along")
@@ -108,14 +128,20 @@ def read_carried(problem: Problem) -> Carried:
             "nothing is carried: no equation holds a velocity times a first derivative, so the "
             "Lagrangian form is the equation itself"
         )
-    for i, name in enumerate(space):
-        if name not in problem.periodic:
-            _check_walls(problem, velocity[i], name)
-    return Carried(
+    carried = Carried(
         velocity,
         {name: by_field[name][1] for name in problem.fields},
         tuple(by_field[name][2] for name in problem.fields),
     )
+    for name in problem.periodic:
+        _check_period(problem, carried, name)
+    ends = [
+        _read_end(problem, carried, i, side)
+        for i, name in enumerate(space)
+        if name not in problem.periodic
+        for side in (-1, 1)
+    ]
+    return replace(carried, inflow=tuple(end for end in ends if end is not None))
 
 
 def mean_velocity(problem: Problem, carried: Carried) -> tuple[float, ...]:
@@ -197,8 +223,14 @@ def breakdown(problem: Problem, carried: Carried) -> float | None:
         return out.ravel()
 
     def least(t: float, flat: Array) -> float:
-        gradient = flat.reshape(start.shape)[:d, 1:]
-        return float(np.min(np.linalg.det(np.moveaxis(gradient, 2, 0))))
+        state = flat.reshape(start.shape)
+        found = np.linalg.det(np.moveaxis(state[:d, 1:], 2, 0))
+        for i, name in enumerate(space):
+            if name not in problem.periodic:
+                # What has left the domain may do as it likes.
+                a, b = problem.bounds[problem.coordinates.index(name)]
+                found[(state[i, 0] < a) | (state[i, 0] > b)] = 1.0
+        return float(np.min(found))
 
     least.terminal = True  # type: ignore[attr-defined]
     end = high + MARGIN * (high - low)
@@ -301,26 +333,129 @@ def _zero(problem: Problem, tree: Any) -> bool:
     return bool(np.all(np.abs(values) <= AGREEMENT))
 
 
-def _check_walls(problem: Problem, velocity: sympy.Expr, name: str) -> None:
-    """A face that is not periodic must not be crossed: labels would leave, and others come in."""
-    axis = problem.coordinates.index(name)
-    zero = (0,) * len(problem.coordinates)
-    for side, end in zip((-1, 1), problem.bounds[axis], strict=True):
-        known: dict[Any, Any] = {}
-        for condition in problem.conditions:
-            face = condition.faces[0]
-            if condition.kind == "boundary" and (face.coordinate, face.side) == (name, side):
-                for target in condition.targets:
-                    if target.index == zero:
-                        known[problem.namespace.symbol(target.field)] = target.tree
-        there = velocity.xreplace(known).xreplace(
-            {problem.namespace.symbol(name): sympy.Float(end)}
-        )
-        if not _zero(problem, there):
+def _check_period(problem: Problem, carried: Carried, name: str) -> None:
+    """Labels go round and round, so a formula must mean the same one period on."""
+    low, high = problem.bounds[problem.coordinates.index(name)]
+    x: Any = problem.namespace.symbol(name)
+    for tree in (*carried.velocity, *carried.rest):
+        if not _zero(problem, tree - tree.xreplace({x: x + sympy.Float(high - low)})):
             raise NotCarried(
-                f"the velocity {velocity} does not vanish at {name} = {end:.6g}, where "
-                f"characteristics would leave or enter; {name} must be periodic, or a wall"
+                f"{name} is periodic and '{tree}' is not: a path that goes round would find other "
+                f"values; write it with functions of period {high - low:.6g}"
             )
+
+
+def _read_end(problem: Problem, carried: Carried, i: int, side: int) -> Inflow | None:
+    """What happens at an end that is not periodic; None where nothing comes in."""
+    name, velocity = problem.namespace.space[i], carried.velocity[i]
+    axis = problem.coordinates.index(name)
+    end = float(problem.bounds[axis][0 if side < 0 else 1])
+    x: Any = problem.namespace.symbol(name)
+    known, stated = _prescribed(problem, name, side)
+    symbols: dict[Any, Any] = {problem.namespace.symbol(f): tree for f, tree in known.items()}
+    there = cast(sympy.Expr, velocity.xreplace(symbols).xreplace({x: sympy.Float(end)}))
+    if _zero(problem, there):
+        return None
+    place = f"{name} = {end:.6g}"
+    crossed = f"the velocity {velocity} does not vanish at {place}, where characteristics "
+    if len(problem.namespace.space) > 1:
+        raise NotCarried(
+            f"{crossed}leave or enter; in two space coordinates {name} must be periodic, or a wall"
+        )
+    jets = [j for rest in carried.rest for j in problem.namespace.jets(
+        problem.substituted(sympy.expand(rest))).values()]  # fmt: skip
+    if any(index[axis] for _, index in jets):
+        raise NotCarried(
+            f"{crossed}leave or enter: with diffusion the condition there is on none of them, so "
+            f"{name} must be periodic, or a wall"
+        )
+    first, outward = _outward(problem, carried, there, end, side)
+    if first > 0:
+        if stated:
+            raise NotCarried(f"characteristics leave at {place}, where nothing can be prescribed")
+        if outward is None or outward < 0:
+            raise NotCarried(f"characteristics leave at {place} at first, and enter later")
+        return None
+    if len(known) < len(problem.fields):
+        missing = ", ".join(f for f in problem.fields if f not in known)
+        raise NotCarried(
+            f"characteristics enter at {place}, where the value of {missing} is not prescribed"
+        )
+    if outward is None or outward >= 0 or first == 0:
+        raise NotCarried(f"characteristics do not enter at {place} at all times")
+    _check_corner(problem, known, name, end)
+    return Inflow(side, end, -first, known)
+
+
+def _prescribed(problem: Problem, name: str, side: int) -> tuple[dict[str, sympy.Expr], bool]:
+    """Values prescribed at an end by field, and whether any condition is there."""
+    known: dict[str, sympy.Expr] = {}
+    stated = False
+    for condition in problem.conditions:
+        face = condition.faces[0]
+        if condition.kind == "boundary" and (face.coordinate, face.side) == (name, side):
+            stated = True
+            known |= {t.field: t.tree for t in condition.targets if not any(t.index)}
+    return known, stated
+
+
+def _outward(
+    problem: Problem, carried: Carried, there: sympy.Expr, end: float, side: int
+) -> tuple[float, float | None]:
+    """Outward velocity at an end: at first, and the one that is nearest to changing its sign.
+
+    Where it depends on what is not prescribed, the path that begins at the end tells: in place of
+    its velocity, how far out it is later at least.
+    """
+    low, high = problem.bounds[problem.coordinates.index(str(problem.time))]
+    times = np.linspace(low, high, 257)
+    at = {str(problem.time): times}
+    tree = problem.substituted(sympy.expand(there))
+    if not problem.namespace.jets(tree):
+        found = side * _spread(evaluate(tree, at), len(times))
+        nearest = found.min() if found[0] > 0 else found.max()
+        return float(found[0]), float(nearest) if np.isfinite(found).all() else None
+    from scipy.integrate import solve_ivp
+
+    names, (name,) = problem.namespace, problem.namespace.space
+    values, _ = _start(problem, 2)
+    which = 0 if side < 0 else -1
+    start = [float(values[n][which]) for n in (name, *problem.fields)]
+    rates = [names.jet(f, _unit(problem, str(problem.time))) - rest
+             for f, rest in zip(problem.fields, carried.rest, strict=True)]  # fmt: skip
+    flow = [problem.substituted(sympy.expand(r)) for r in (*carried.velocity, *rates)]
+
+    def right(t: float, state: Array) -> Array:
+        here: dict[str, Any] = {str(problem.time): t, name: state[0]}
+        here |= dict(zip(problem.fields, state[1:], strict=True))
+        return np.array([float(evaluate(rate, here)) for rate in flow])
+
+    first = side * float(right(low, np.array(start))[0])
+    with np.errstate(all="ignore"):
+        try:
+            path = solve_ivp(right, (low, high), start, t_eval=times, rtol=1e-8, atol=1e-10)
+        except (ArithmeticError, TypeError, ValueError):
+            return first, None
+    return first, float(np.min(side * (path.y[0] - end))) + AGREEMENT
+
+
+def _check_corner(problem: Problem, known: Mapping[str, sympy.Expr], name: str, end: float) -> None:
+    """A jump between first values and those that come in would be carried through the domain."""
+    start = problem.bounds[problem.coordinates.index(str(problem.time))][0]
+    at = {name: np.array([end]), str(problem.time): np.array([float(start)])}
+    for condition in problem.conditions:
+        if condition.kind != "initial":
+            continue
+        for target in condition.targets:
+            inside, outside = (
+                float(_spread(evaluate(problem.substituted(tree), at), 1)[0])
+                for tree in (target.tree, known[target.field])
+            )
+            if not abs(inside - outside) <= 1e-6 * max(1.0, abs(inside), abs(outside)):
+                raise NotCarried(
+                    f"{target.field} begins with {inside:.6g} at {name} = {end:.6g} and comes in "
+                    f"with {outside:.6g}: the jump would be carried through the domain"
+                )
 
 
 def _start(problem: Problem, per_axis: int) -> tuple[dict[str, Any], list[list[Array]]]:

@@ -9,6 +9,11 @@ With x = X + V (t - t0) + d(X, t), F = dx/dX = I + grad_X d and J = det F, the e
 V, the mean of f1 over the initial state in periodic coordinates, is the Galilean shift: a mean
 speed of any size leaves the equations for d and u as they are without it.
 
+Where paths come in at an end of a line, labels go on beyond it: X = a - s (tau - t0) is the path
+that enters x = a at the moment tau, with s the first speed there. The time of the problem in
+labels is then t0 plus the age t - tau(X) of a path in the domain, so that all paths begin at one
+face of a box, those inside with their first state and those that come in with what is prescribed.
+
 Source: Mojgani, Balajewicz & Hassanzadeh, "Kolmogorov n-width and Lagrangian physics-informed
 neural networks", CMAME 404 (2023). Their released code differentiates by the label without the
 Jacobian, which solves another equation wherever J is not 1.
@@ -24,7 +29,7 @@ from typing import TYPE_CHECKING, Any, cast
 import sympy
 
 from ..errors import ConfigurationError
-from .characteristics import Carried, NotCarried, mean_state, mean_velocity, read_carried
+from .characteristics import Carried, Inflow, NotCarried, mean_state, mean_velocity, read_carried
 from .conditions import Condition, Face, Target
 from .equation import Equation, MultiIndex, Namespace, to_text
 
@@ -48,7 +53,7 @@ class Lagrangian:
         means: by field the mean of the initial state, which is split off too: fields of
             `problem` are deviations from it.
         jacobian: J, a tree of the displacements' derivatives.
-        carried: velocity and diffusion of the original.
+        carried: velocity and diffusion of the original; with inflow, time in `problem` is age.
     """
 
     problem: Problem
@@ -64,7 +69,7 @@ def lagrangian(problem: Problem, *, shift: bool = True) -> Lagrangian:
 
     Args:
         problem: convection-diffusion-reaction in one or two space coordinates, each periodic or
-            between walls that nothing crosses.
+            between walls that nothing crosses; on a line without diffusion, ends may be crossed.
         shift: whether the mean velocity and the mean state are split off.
 
     Raises:
@@ -102,9 +107,10 @@ class _Writer:
             tuple(problem.parameters),
             problem.time,
         )
+        self.entry, self.delay = _entries(problem, carried)
         gradient = sympy.Matrix(
             [
-                [int(x == y) + self._jet(d, y) for y in self.space]
+                [self._slope(x, d, y) for y in self.space]
                 for x, d in zip(self.space, self.displacements, strict=True)
             ]
         )
@@ -131,6 +137,7 @@ class _Writer:
             conditions = [c for c in conditions if c.kind != "boundary"]
         label_problem = dataclasses.replace(
             self.problem,
+            bounds=self._bounds(),
             fields=self.names.fields,
             equations=tuple(equations),
             conditions=tuple(conditions),
@@ -155,10 +162,11 @@ class _Writer:
         start = self.problem.bounds[self.problem.coordinates.index(str(self.problem.time))][0]
         replaced: dict[Any, Any] = {}
         for x, d, mean in zip(self.space, self.displacements, self.drift, strict=True):
-            position: Any = names.symbol(x) + self._jet(d)
+            position: Any = self.entry.get(x, names.symbol(x)) + self._jet(d)
             if mean:
                 position += sympy.Float(mean) * (t - sympy.Float(start) if start else t)
             replaced[names.symbol(x)] = position
+        replaced[t] = t + self.delay
         axis = self.problem.coordinates.index(str(self.problem.time))
         for symbol, (field, index) in self.problem.namespace.jets(tree).items():
             if any(index) and not index[axis]:
@@ -166,6 +174,24 @@ class _Writer:
             elif not any(index) and self.means[field]:
                 replaced[symbol] = symbol + sympy.Float(self.means[field])
         return cast(sympy.Expr, tree.xreplace(replaced))
+
+    def _slope(self, x: str, displacement: str, label: str) -> Any:
+        """Derivative of a position by a label at a fixed moment."""
+        symbol: Any = self.names.symbol(label)
+        late = sympy.diff(self.delay, symbol) if self.delay != 0 else sympy.S.Zero
+        own = sympy.diff(self.entry.get(x, self.names.symbol(x)), symbol)
+        later: Any = self._jet(displacement, str(self.problem.time)) if late != 0 else 0
+        return own + self._jet(displacement, label) - late * later
+
+    def _bounds(self) -> tuple[tuple[float, float], ...]:
+        """Of labels: with those that are still to come in."""
+        bounds = [(float(low), float(high)) for low, high in self.problem.bounds]
+        begin, end = bounds[self._axis(str(self.problem.time))]
+        for inflow in self.carried.inflow:
+            axis, reach = self._axis(self.space[0]), inflow.speed * (end - begin)
+            low, high = bounds[axis]
+            bounds[axis] = (low - reach, high) if inflow.side < 0 else (low, high + reach)
+        return tuple(bounds)
 
     def _by_position(self, field: str, index: MultiIndex) -> sympy.Expr:
         """A derivative by position: (F^{-T} grad_X)_i, applied once for each order."""
@@ -188,9 +214,10 @@ class _Writer:
 
     def _condition(self, condition: Condition) -> Condition:
         if condition.kind != "boundary":
-            # At the first moment positions are labels.
+            # At the first moment positions are labels, or the end where they come in.
             targets = tuple(
-                dataclasses.replace(t, tree=self._deviation(t, t.tree)) for t in condition.targets
+                dataclasses.replace(t, tree=self._deviation(t, self._entered(t)))
+                for t in condition.targets
             )
             equations = tuple(
                 self._equation(self.names.jet(t.field, t.index) - t.tree) for t in targets
@@ -210,6 +237,20 @@ class _Writer:
             equations=(*(e for e, _ in prescribed), *free),
             targets=tuple(t for _, t in prescribed),
         )
+
+    def _entered(self, target: Target) -> sympy.Expr:
+        """First state of a path, by label."""
+        tree: Any = target.tree
+        if not self.carried.inflow:
+            return tree
+        (x,), time = self.space, self.names.symbol(str(self.problem.time))
+        start = sympy.Float(self.problem.bounds[self._axis(str(self.problem.time))][0])
+        tree = tree.xreplace({self.names.symbol(x): self.entry[x]})
+        for inflow in self.carried.inflow:
+            coming: Any = inflow.values[target.field]
+            late = _delay(self.names.symbol(x), inflow)
+            tree += coming.xreplace({time: start + late}) - coming.xreplace({time: start})
+        return tree
 
     def _target(self, target: Target) -> Target | None:
         """A prescribed value that is one in labels too, else None."""
@@ -249,6 +290,25 @@ class _Writer:
         return self.problem.coordinates.index(name)
 
 
+def _delay(x: Any, inflow: Inflow) -> Any:
+    """How long after the start the path of a label comes in at an end."""
+    beyond = inflow.side * (x - sympy.Float(inflow.end))
+    return sympy.Piecewise((beyond / sympy.Float(inflow.speed), beyond > 0), (0, True))
+
+
+def _entries(problem: Problem, carried: Carried) -> tuple[dict[str, Any], Any]:
+    """Where paths begin, by coordinate where that is not the label, and how late."""
+    if not carried.inflow:
+        return {}, sympy.S.Zero
+    (name,) = problem.namespace.space
+    x: Any = problem.namespace.symbol(name)
+    place, delay = x, sympy.S.Zero
+    for inflow in carried.inflow:
+        late = _delay(x, inflow)
+        place, delay = place - inflow.side * sympy.Float(inflow.speed) * late, delay + late
+    return {name: place}, delay
+
+
 def _free_name(problem: Problem, coordinate: str) -> str:
     """A name for the displacement along a coordinate that nothing else has."""
     taken = {*problem.coordinates, *problem.fields, *problem.parameters}
@@ -266,7 +326,7 @@ def guard_equation(form: Lagrangian, least: float) -> Equation:
 
 
 def first_velocity(form: Lagrangian) -> tuple[sympy.Expr, ...]:
-    """f1 - V of the initial state, trees of the coordinates alone."""
+    """f1 - V of the first state, trees of the coordinates alone (label, and age where that is)."""
     problem = form.problem
     means = dict(zip(problem.fields, form.means, strict=False))
     known: dict[Any, Any] = {
@@ -276,7 +336,13 @@ def first_velocity(form: Lagrangian) -> tuple[sympy.Expr, ...]:
         if condition.kind == "initial"
         for target in condition.targets
     }
-    return tuple(
-        cast(sympy.Expr, problem.substituted(cast(Any, velocity.xreplace(known))) - mean)
-        for velocity, mean in zip(form.carried.velocity, form.drift, strict=True)
-    )
+    entry, delay = _entries(problem, form.carried)
+    known |= {problem.namespace.symbol(name): place for name, place in entry.items()}
+    time: Any = problem.namespace.symbol(str(problem.time))
+    known[time] = time + delay
+    found = []
+    for velocity, mean in zip(form.carried.velocity, form.drift, strict=True):
+        tree: Any = problem.substituted(cast(Any, velocity.xreplace(known))) - mean
+        # Labels in free flight know the slope of it, which min and max have not.
+        found.append(tree.rewrite((sympy.Min, sympy.Max), sympy.Piecewise))
+    return tuple(found)

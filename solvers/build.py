@@ -107,6 +107,7 @@ def window_field(
     window: int,
     previous: Field | None,
     *,
+    span: tuple[float, float] | None = None,
     restore: bool = False,
     added: Sequence[Field] = (),
 ) -> Constrained:
@@ -116,11 +117,14 @@ def window_field(
         case: what is solved and how.
         window: its number.
         previous: the state it starts from.
+        span: its begin and end; None for windows of equal length.
         restore: weights will be loaded.
         added: see `constrain`.
     """
     options = collocation_options(case)
     edges = window_edges(case.problem, options)
+    if span is None and edges is not None:
+        span = (edges[window], edges[window + 1])
     generator = torch.Generator().manual_seed((case.run.seed * 1_000_003 + window) % 2**63)
     built = constrain(
         case.problem,
@@ -128,7 +132,7 @@ def window_field(
         hard=options.hard,
         parities=parities(case.problem, options),
         propagator=options.propagator,
-        span=None if edges is None else (edges[window], edges[window + 1]),
+        span=span,
         previous=previous,
         added=added,
         generator=generator,
@@ -138,9 +142,10 @@ def window_field(
     return built
 
 
-def join(case: Case, fields: list[Field]) -> Field:
-    """The fields of the windows solved so far, as one."""
-    edges = window_edges(case.problem, collocation_options(case))
+def join(case: Case, fields: list[Field], edges: Sequence[float] | None = None) -> Field:
+    """The fields of the windows solved so far, as one; windows of equal length without `edges`."""
+    if edges is None:
+        edges = window_edges(case.problem, collocation_options(case))
     if edges is None or len(fields) == 1:
         return fields[0]
     assert case.problem.time is not None

@@ -586,9 +586,23 @@ class LagrangianOptions(SolverOptions):
         above=0.0,
         high=0.9,
     )
+    renew: float | None = option(
+        0.03,
+        "where J falls below this a window ends, and labels are given out anew for another one; "
+        "null for the windows as given",
+        above=0.0,
+        high=0.95,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.renew is not None and self.renew <= self.guard:
+            raise ConfigurationError(
+                "labels would be given out anew only once they are refused",
+                path=("renew",),
+                found=self.renew,
+                advice=f"write a number above guard = {self.guard:g}, or null",
+            )
         if not isinstance(self.symmetry, str):
             raise ConfigurationError(
                 "displacements are odd whatever the fields are, so one word is not enough",

@@ -440,9 +440,7 @@ class FreeFlight(Field):
         restore: bool,
     ) -> None:
         super().__init__()
-        # Not a submodule: the state of a window does not hold that of the one before.
-        object.__setattr__(self, "velocity", velocity)
-        self.velocity: Field
+        self.velocity = velocity
         self.states, self.space, self.time, self.since = states, tuple(space), time, since
         self.rate: Tensor
         rate = torch.zeros(1, dtype=torch.float64) if restore else self._convergence(bounds)
@@ -456,9 +454,8 @@ class FreeFlight(Field):
                 velocity[channel] = 0
         elapsed = algebra.lift(points)[:, :, self.time : self.time + 1]
         elapsed[0] -= self.since
-        square = self.rate.to(points).square() * algebra.multiply(elapsed, elapsed)
-        square[0] += 1
-        time = algebra.multiply(elapsed, algebra.apply(_inverse_root, square))
+        slowed = algebra.apply(_inverse_hypotenuse, self.rate.to(points) * elapsed)
+        time = algebra.multiply(elapsed, slowed)
         flown = algebra.multiply(velocity, time)
         return torch.cat([flown.new_zeros((*flown.shape[:2], self.states)), flown], dim=2)
 
@@ -484,23 +481,30 @@ class FreeFlight(Field):
         return rates.max().clamp_min(0).reshape(1).double()
 
 
-def _inverse_root(z: Tensor, order: int) -> list[Tensor]:
-    """Normalised derivatives of z^(-1/2)."""
-    out = [z.rsqrt()]
-    for m in range(1, order + 1):
-        out.append(out[-1] / z * ((0.5 - m) / m))
+def _inverse_hypotenuse(w: Tensor, order: int) -> list[Tensor]:
+    """Normalised derivatives of g = (1 + w^2)^(-1/2), from (1 + w^2) g' + w g = 0."""
+    square = 1 + w.square()
+    out = [square.rsqrt()]
+    for n in range(order):
+        total = (2 * n + 1) * w * out[n]
+        if n:
+            total = total + n * out[n - 1]
+        out.append(-total / (square * (n + 1)))
     return out
 
 
 def least_jacobian(
     readout: Readout, bounds: Sequence[tuple[float, float]], per_axis: Sequence[int]
-) -> tuple[float, float]:
-    """The smallest J on a grid of labels and times, and when it occurs.
+) -> tuple[Tensor, Tensor]:
+    """The smallest J at moments, over a grid of labels.
 
     Args:
         readout: of the window.
         bounds: labels and times to look at.
         per_axis: grid points along each coordinate.
+
+    Returns:
+        The moments, and the smallest J at each: minus infinity where one is not a number.
     """
     axes = [
         torch.linspace(low, high, count, dtype=torch.float64)
@@ -509,7 +513,6 @@ def least_jacobian(
     grid = torch.cartesian_prod(*axes)
     trained = next(readout.field.parameters(), grid)
     values = torch.cat([readout.jacobian(part) for part in grid.to(trained).split(8192)])
-    if not torch.isfinite(values).all():
-        return -math.inf, float(grid[0, readout.time])
-    place = int(torch.argmin(values))
-    return float(values[place]), float(grid[place, readout.time])
+    values = torch.where(torch.isfinite(values), values, -math.inf).double().cpu()
+    table = values.reshape(tuple(per_axis)).movedim(readout.time, 0)
+    return axes[readout.time], table.flatten(1).amin(1)

@@ -63,11 +63,11 @@ PLANE = (
 )
 EQUATIONS = {
     "burgers": ("u_t + u*u_x = nu*u_xx", False),
-    "speed of place and time": ("u_t + sin(x + t)*u_x = nu*u_xx + x*u", False),
+    "speed of place and time": ("u_t + sin(x + t)*u_x = nu*u_xx + cos(2*x)*u", False),
     "conservative diffusion": ("u_t + c*u_x = d((1 + u^2)*u_x, x)", False),
     "scaled": ("2*u_t + 4*u^2*u_x - 3*nu*u_xx + u^3 = cos(t)", False),
-    "plane": ("u_t + sin(y)*u_x + x*u*u_y = nu*lap(u)", True),
-    "plane, anisotropic": ("u_t - c*u_x + u_y = nu*(u_xx + 2*u_xy + u*u_yy) + x*y", True),
+    "plane": ("u_t + sin(y)*u_x + cos(x)*u*u_y = nu*lap(u)", True),
+    "plane, anisotropic": ("u_t - c*u_x + u_y = nu*(u_xx + 2*u_xy + u*u_yy) + sin(x + 2*y)", True),
 }
 
 
@@ -170,9 +170,72 @@ def test_fields_of_two_velocities_and_walls_that_are_crossed_are_refused():
     two = problem(["u_t + u_x = v", "v_t - v_x = u"], fields=("u", "v"))
     with pytest.raises(ConfigurationError, match="the fields need one velocity"):
         lagrangian(two)
-    inflow = [{"where": "t = 0", "u": 0}, {"where": "x = 0", "u": "sin(t)"}]
-    with pytest.raises(ConfigurationError, match=r"does not vanish at x = 0.*leave or enter"):
-        lagrangian(problem("u_t + u_x = 0", conditions=inflow))
+
+
+CROSSED = {
+    "u_t + u_x = 0.1*u_xx": ({"x = 0": "sin(t)", "x = 2*pi": "0"}, "with diffusion the condition"),
+    "u_t + u_x = 0": ({"x = 2*pi": "0"}, "enter at x = 0, where the value of u is not prescribed"),
+    "u_t - u_x = 0": ({"x = 0": "sin(t)"}, "leave at x = 0, where nothing"),
+    "u_t + (1 + 0*x)*u_x = 0": ({"x = 0": "1 + t"}, "begins with 0 at x = 0 and comes in with 1"),
+    "u_t + (1 - 3*t)*u_x = 0": ({"x = 0": "sin(t)"}, "do not enter at x = 0 at all times"),
+    "u_t + (x - 1)*u_x = 0": ({"x = 2*pi": "0"}, "where nothing can be prescribed"),
+    "u_t + (6 - x)*u_x = 0": ({"x = 0": "sin(t)"}, "enter at x = 6.28319, where the value of u"),
+    "u_t + cos(4*t)*u_x = 0": ({"x = 0": "sin(t)"}, "at first, and enter later|at all times"),
+}
+
+
+@pytest.mark.parametrize("text", sorted(CROSSED))
+def test_ends_of_which_too_little_is_known_are_refused(text):
+    ends, reason = CROSSED[text]
+    conditions = [{"where": "t = 0", "u": "sin(x)"}]
+    conditions += [{"where": where, "u": value} for where, value in ends.items()]
+    with pytest.raises(ConfigurationError, match=reason):
+        lagrangian(problem(text, conditions=conditions))
+
+
+def test_a_plane_that_is_crossed_is_refused():
+    conditions = [
+        {"where": "t = 0", "u": "sin(x)"}, {"where": "x = 0", "u": "sin(t)"}, {"periodic": "y"}
+    ]  # fmt: skip
+    with pytest.raises(ConfigurationError, match="in two space coordinates x must be periodic"):
+        lagrangian(problem("u_t + u_x = 0", plane=True, conditions=conditions))
+
+
+@pytest.mark.parametrize("text", ["u_t + x*u_x = 0", "u_t + u_x = x", "u_t + u_x = nu*x*u_xx"])
+def test_what_is_not_periodic_with_its_coordinate_is_refused(text):
+    """Labels go on beyond the box, where the formula has other values."""
+    with pytest.raises(ConfigurationError, match="x is periodic and '.*' is not"):
+        lagrangian(problem(text, **({"nu": 0.1} if "nu" in text else {})))
+
+
+def test_paths_that_come_in_begin_at_the_end_when_they_do():
+    """The chain rule by hand, for u = f(x - t^2) on [0, 2 pi] entering with speed 2 t at t >= 1."""
+    conditions = [
+        {"where": "t = 1", "u": "sin(x - 1)"},
+        {"where": "x = 0", "u": "sin(-t^2)"},
+    ]
+    found = Problem.from_mapping(
+        {
+            "coordinates": {"x": [0, 3], "t": [1, 2]},
+            "fields": ["u"],
+            "equations": ["u_t + 2*t*u_x = x"],
+            "conditions": conditions,
+        }
+    )
+    form = lagrangian(found, shift=False)
+    assert form.problem.bounds == ((-2.0, 3.0), (1.0, 2.0))
+    assert [c.kind for c in form.problem.conditions] == ["initial", "initial"]
+    state, rest = form.problem.conditions[0].targets[0].tree, form.problem.equations
+    at = {"x": np.array([-1.0, -0.5, 2.0]), "t": np.array([1.3, 1.5, 1.5])}
+    # Labels -1 and -0.5 come in at 1.5 and 1.25; the state there is prescribed.
+    first = evaluate(state, at)
+    assert first == pytest.approx([np.sin(-(1.5**2)), np.sin(-(1.25**2)), np.sin(1.0)])
+    at |= {"dx": np.array([0.7, 0.2, 0.1]), "dx_t": 0.0, "u_t": 0.0, "dx_x": 0.25}
+    assert rest[0].residual(at) == pytest.approx([-0.7, -0.2, -2.1]), "the source is at x"
+    assert rest[1].residual(at) == pytest.approx([-2 * 1.8, -2 * 1.75, -3.0]), "and at t"
+    at["dx_t"] = 4.0
+    # dx/dX at a fixed time: d_X - d_t tau', tau' = -1/2.
+    assert evaluate(form.jacobian, at) == pytest.approx([2.25, 2.25, 1.25])
 
 
 @pytest.mark.parametrize(
