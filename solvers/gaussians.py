@@ -25,6 +25,9 @@ SETTLING = 10
 """Points for each Gaussian by which first means are spread."""
 SAMPLES = 4
 """Points for each Gaussian at which a merge must leave the features as they are."""
+LEAST = 2
+"""Points for each Gaussian with fewer of which all stay where they are: means would be spread over
+the same points, and any Gaussian would look as if the others could stand in for it."""
 
 
 class PhysicsInformedGaussians(Collocation):
@@ -40,6 +43,8 @@ class PhysicsInformedGaussians(Collocation):
         ) -> None:
             for features in field.modules():
                 if not isinstance(features, GaussianFeatures):
+                    continue
+                if len(candidates) < LEAST * features.settings.count:
                     continue
                 if new:
                     if chosen.begin == "residual":

@@ -143,6 +143,13 @@ class GaussianFeatures:
                 found="full",
                 advice="write 'covariance: diagonal' beside 'separable: true'",
             )
+        if self.begin == "residual" and (self.separable or self.sets == "own"):
+            raise ConfigurationError(
+                "means are spread by the residual only where all features share their Gaussians",
+                path=("begin",),
+                found="residual",
+                advice="write 'begin: even' beside 'separable: true' or 'sets: own'",
+            )
 
 
 @dataclass(frozen=True)
@@ -562,6 +569,15 @@ class GaussiansOptions(SolverOptions):
                 found=self.network.fourier,
                 advice="write 'fourier: 0'",
             )
+        chosen = self.gaussians
+        for position, stage in enumerate(self.optimizer):
+            projecting = isinstance(stage, GaussNewton) and stage.variable_projection
+            if projecting and not (chosen.moving or chosen.network or chosen.separable):
+                raise ConfigurationError(
+                    "the weights are all that is trained, and Gauss-Newton solves for them itself",
+                    path=("optimizer", position, "variable_projection"),
+                    advice="write 'variable_projection: false'",
+                )
 
 
 @dataclass(frozen=True)

@@ -181,11 +181,14 @@ class GaussianFeatures(nn.Module):
         steps = (np.arange(len(self.means)) + 0.5) / len(self.means)
         chosen = np.searchsorted(np.cumsum(weight) / weight.sum(), steps)
         centres = tessellated(sample, sample[chosen], weight)
+        with torch.no_grad():
+            self.means.copy_(torch.from_numpy(centres) / self.metric)
         around = min(2 * sample.shape[1], len(centres) - 1)
+        if not around:
+            return  # a single Gaussian has no neighbours to take a width from
         apart = KDTree(centres).query(centres, around + 1)[0][:, 1:].mean(1)
         apart = np.maximum(apart, LEAST_APART * np.median(apart))
         with torch.no_grad():
-            self.means.copy_(torch.from_numpy(centres) / self.metric)
             spacing = torch.from_numpy(apart)[:, None] / self.metric
             self.log_widths.copy_(torch.log(self.settings.overlap * spacing))
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 SAMPLES, ROUNDS = 32, 20
 """Points for each centre, and rounds, by which they are spread."""
+ENOUGH, LEAST = 2**17, 8
+"""Points for all centres together beyond which each has the least number: seconds, not minutes."""
 
 
 def spread(box: Tensor, density: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -28,7 +30,8 @@ def spread(box: Tensor, density: Tensor, count: int, generator: torch.Generator)
     """
     seed = int(torch.randint(2**31, (), generator=generator))
     sobol = qmc.Sobol(len(box), rng=np.random.default_rng(seed))
-    unit = sobol.random_base2(math.ceil(math.log2(SAMPLES * count)))
+    samples = max(LEAST * count, min(SAMPLES * count, ENOUGH))
+    unit = sobol.random_base2(math.ceil(math.log2(samples)))
     sample = unit * density.numpy()
     centres = tessellated(sample, sample[:count], np.ones(len(sample)))
     return box[:, 0] + (box[:, 1] - box[:, 0]) * torch.from_numpy(centres) / density

@@ -210,6 +210,7 @@ def many(radius: float, **settings: Any) -> Gaussians:
 @pytest.mark.parametrize("radius", [4.0, 6.0])
 def test_truncation_stays_below_its_bound(radius: float, settings: dict[str, Any]) -> None:
     near, everything = many(radius, **settings), many(1e6, **settings)
+    assert isinstance(near.features, GaussianFeatures)
     points = inside(BOX, 2000)
     with torch.no_grad():
         difference = (near(points) - everything(points)).abs().max()
@@ -301,6 +302,16 @@ def test_means_begin_evenly_and_as_dense_as_asked() -> None:
     assert unevenness(features(count=200, density=(16.0, 1.0)), 16.0) < 0.15
     assert unevenness(features(count=200), 1.0) < 0.15
     assert unevenness(features(count=200), 16.0) > 0.3
+
+
+def test_a_single_gaussian_settles_and_keeps_its_width() -> None:
+    made = features(count=1)
+    width = made.log_widths.detach().clone()
+    points = inside(BOX, 100)
+    weight = torch.zeros(len(points))
+    weight[7] = 1e9
+    made.settle(points, weight.numpy())
+    assert torch.equal(made.log_widths, width) and bool(made.means.isfinite().all())
 
 
 def test_wave_is_the_one_of_the_scaled_period() -> None:

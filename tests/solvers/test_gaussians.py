@@ -168,6 +168,46 @@ def test_gaussians_are_born_where_the_residual_is_large(monkeypatch: pytest.Monk
     assert moved == [8, 8]
 
 
+@pytest.mark.parametrize("count, births", [(50, [10]), (51, [])], ids=["enough", "too few"])
+def test_nothing_is_merged_at_fewer_than_two_points_a_gaussian(
+    count: int, births: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A merge keeps the values at its points, which says nothing where these are few."""
+    asked: list[int] = []
+
+    def watched(features: GaussianFeatures, sample: Any, wanted: Any, **more: Any) -> int:
+        asked.append(len(wanted))
+        return 0
+
+    monkeypatch.setattr(gaussians, "redistribute", watched)
+    points = {"interior": 25, "resample_every": 1}  # candidates are four times as many
+    chosen = {"count": count, "reborn": 0.2}
+    trained(trainer(manufactured(), points=points, gaussians=chosen), 2)
+    assert asked == births
+
+
+def test_nothing_is_spread_by_fewer_than_two_points_a_gaussian() -> None:
+    for count, spread in ((50, True), (51, False)):
+        chosen = {"count": count, "reborn": 0.0}
+        points = {"interior": 25}
+        even = trainer(manufactured(), points=points, gaussians=chosen)
+        made = trainer(manufactured(), points=points, gaussians={**chosen, "begin": "residual"})
+        first, second = (next(m.field.parameters()) for m in (even, made))
+        assert torch.equal(first, second) != spread
+
+
+def test_a_single_gaussian_can_begin_where_the_residual_is() -> None:
+    chosen = {"count": 1, "begin": "residual"}
+    assert math.isfinite(trainer(manufactured(), gaussians=chosen).step(math.inf).loss)
+
+
+def test_variable_projection_of_weights_alone_is_refused() -> None:
+    chosen = {"name": "gauss_newton", "variable_projection": True}
+    with pytest.raises(ConfigurationError, match="variable_projection: false"):
+        case("poisson_2d", chosen, gaussians={**SMALL, "moving": False})
+    case("poisson_2d", chosen, gaussians={**SMALL, "moving": False, "network": True})
+
+
 @pytest.mark.parametrize(
     "problem, solver, says",
     [
@@ -183,6 +223,8 @@ def test_gaussians_are_born_where_the_residual_is_large(monkeypatch: pytest.Monk
             "covariance: diagonal",
         ),
         ("poisson_2d", {"network": {"fourier": 8}}, "Fourier features"),
+        ("poisson_2d", {"gaussians": {"begin": "residual", "separable": True}}, "begin: even"),
+        ("poisson_2d", {"gaussians": {"begin": "residual", "sets": "own"}}, "begin: even"),
     ],
 )
 def test_what_does_not_fit_is_said(problem: str, solver: dict[str, Any], says: str) -> None:
