@@ -33,9 +33,8 @@ from .collocation import Collocation
 from .options import LagrangianOptions
 from .trainer import Present
 
-CHECKED = {1: 257, 2: 65}
-"""Labels along each axis, by number of space coordinates, at which J is looked at."""
-MOMENTS = 33
+CHECKED = {1: (257, 33), 2: (41, 17)}
+"""Labels along each axis, and moments, by number of space coordinates, at which J is looked at."""
 WATCHED = 20
 """Steps of a window between looks at J; the first displacements are no guide."""
 FLIGHT = (0.25, 0.5)
@@ -217,8 +216,8 @@ class LagrangianPinn(Collocation):
     def _jacobians(self, window: int, field: Field) -> tuple[torch.Tensor, torch.Tensor]:
         """Moments of a window and the least J at each."""
         names = self.problem.coordinates
-        per_axis = CHECKED[len(self.problem.namespace.space)]
-        counts = [MOMENTS if name == self.problem.time else per_axis for name in names]
+        per_axis, moments = CHECKED[len(self.problem.namespace.space)]
+        counts = [moments if name == self.problem.time else per_axis for name in names]
         readout = self.labels.readout(field, window)
         return least_jacobian(readout, self.labels.bounds(window), counts)
 

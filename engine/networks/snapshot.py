@@ -20,7 +20,7 @@ from ...problems.given.spline import DEGREE, Axis
 from ..taylor import JetAlgebra, MultiIndex
 from .field import Context, Field
 
-SAMPLES = {1: 4096, 2: 160}
+SAMPLES = {1: 4096, 2: 128}
 """Samples along each axis, by number of space coordinates."""
 OVERLAP = 32
 """Samples by which a period is continued at both ends, where a spline feels its ends no more."""
