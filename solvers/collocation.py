@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from ..config import Case
 from ..engine import sampling
@@ -23,17 +22,10 @@ from ..engine.constraints import Constrained
 from ..engine.fit import Progress
 from ..engine.fused import record
 from ..engine.networks.field import Context, Field, Linear
-from ..engine.networks.gaussian_field import Gaussians
 from ..engine.networks.mlp import Mlp
-from ..engine.optimizers.first_order import Adam
 from ..engine.optimizers.gauss_newton import GaussNewton
-from ..engine.optimizers.least_squares import require_memory
-from ..engine.optimizers.quasi_newton import DenseInverse, LimitedInverse, QuasiNewton
-from ..engine.optimizers.soap import Soap
-from ..engine.optimizers.spring import Spring
-from ..engine.optimizers.variable_projection import VariableProjection, is_affine
 from ..engine.residuals import PointSet, ResidualEngine, Term, condition_term, interior_term
-from ..engine.taylor import algebra_for, value_and_slopes
+from ..engine.taylor import algebra_for
 from ..engine.weighting import (
     Causal,
     Fixed,
@@ -42,28 +34,23 @@ from ..engine.weighting import (
     ResidualAttention,
     slab_means,
 )
-from ..errors import ConfigurationError, DivergedError, ResourceError
+from ..errors import DivergedError
 from . import options as settings
 from .build import collocation_options, join, next_field, rebuild_windows, window_edges
+from .drawing import Draw
+from .stages import optimizer_of
 from .trainer import Present
 
-CANDIDATES = 10
-"""Candidates per collocation point in residual-adaptive sampling: no part of the domain gets more
-than so many times its share of the points."""
 PLACES = 4
 """Candidates per collocation point where a field moves its parts to."""
 KERNEL_SAMPLE = 256
 """Points of a term on which its tangent kernel is measured."""
-MONITOR_PROBES = 4096
-"""Points at which the slopes of a state handed over are looked at."""
 FRESH_POINTS = 4096
 """Points on which the residual of a finished window is looked at again."""
 MOST_REWEIGHED = 10
 """Times a stage without progress is given new causal weights before it is over."""
 STALLS = 3
 """Optimiser steps in a row without progress after which a stage is over."""
-LARGEST_INVERSE = 20_000
-"""Parameters up to which a dense inverse Hessian is kept: 3 GiB, and as much for each copy."""
 
 
 Rearrange = Callable[[Field, Tensor, np.ndarray, Sequence[int], bool], None]
@@ -395,112 +382,14 @@ class Collocation:
         self.stalls = 0
         self.best_loss, self.best_step = math.inf, 0
         self.reweighed = 0
-        chosen = self.options.optimizer[stage]
-        parameters = self.engine.parameters
-        if isinstance(chosen, settings.GaussNewton | settings.Spring):
-            require_memory(
-                self.residual_count, self.engine.parameter_count, self.dtype, self.device
-            )
-            self.optimizer: (
-                GaussNewton | VariableProjection | Spring | QuasiNewton | Soap | Adam
-            ) = self._least_squares(chosen, stage)
-            return
-
-        def objective() -> tuple[float, Tensor]:
-            return self.engine.loss_and_gradient(self.batch)
-
-        if isinstance(chosen, settings.QuasiNewton):
-            size = self.engine.parameter_count
-            if size > LARGEST_INVERSE:
-                raise ResourceError(
-                    f"the inverse Hessian of quasi_newton ({size} x {size} in float64) needs "
-                    f"{8 * size**2 / 2**30:.1f} GiB, and as much for each copy in a checkpoint; "
-                    f"at most {LARGEST_INVERSE} parameters are allowed: use a smaller network, or "
-                    "optimizer: soap or lbfgs"
-                )
-            inverse = DenseInverse(size, chosen.update, self.device)
-            self.optimizer = QuasiNewton(parameters, objective, inverse, say=self._note)
-        elif isinstance(chosen, settings.Lbfgs):
-            self.optimizer = QuasiNewton(parameters, objective, LimitedInverse(), say=self._note)
-        elif isinstance(chosen, settings.Soap):
-            self.optimizer = Soap(
-                parameters,
-                objective,
-                learning_rate=chosen.learning_rate,
-                refresh=chosen.refresh,
-            )
-        else:
-            self.optimizer = Adam(parameters, objective, learning_rate=chosen.learning_rate)
-
-    def _least_squares(
-        self, chosen: settings.GaussNewton | settings.Spring, stage: int
-    ) -> GaussNewton | VariableProjection | Spring:
-        """An optimiser that is given the residuals themselves and their Jacobian."""
-        parameters = self.engine.parameters
-
-        def residuals() -> Tensor:
-            return self.engine.row_vector(self.batch)
-
-        jacobian: Tensor | None = None
-
-        def linearise() -> tuple[Tensor, Tensor]:
-            nonlocal jacobian  # no optimiser looks at the last one once it asks for the next
-            r, jacobian = self.engine.linearise(self.batch, out=jacobian)
-            return r, jacobian
-
-        if isinstance(chosen, settings.Spring):
-            return Spring(
-                parameters,
-                linearise,
-                damping=chosen.damping,
-                momentum=chosen.momentum,
-                learning_rate=chosen.learning_rate,
-                largest_step=chosen.largest_step,
-                form=chosen.solver,
-            )
-        if not chosen.variable_projection:
-            return GaussNewton(
-                parameters,
-                residuals,
-                linearise,
-                damping=chosen.damping,
-                form=chosen.solver,
-                line_search=chosen.line_search,
-                acceleration=chosen.acceleration,
-            )
-        linear = self._readout()
-        if not linear:
-            raise ConfigurationError(
-                "the field is not linear in the last layer of its network, which "
-                "variable_projection solves for",
-                path=("optimizer", stage, "variable_projection"),
-                advice="write 'variable_projection: false'",
-            )
-        return VariableProjection(
-            parameters,
-            linear,
-            residuals,
-            linearise,
-            # Single precision cannot tell a small curvature from rounding.
-            exact=self.dtype == torch.float64 and is_affine(residuals, linear),
-            damping=chosen.damping,
-            form=chosen.solver,
-            acceleration=chosen.acceleration,
+        self.optimizer = optimizer_of(
+            self.options.optimizer[stage],
+            stage,
+            self.engine,
+            lambda: self.batch,
+            rows=self.residual_count,
+            note=self._note,
         )
-
-    def _readout(self) -> list[Parameter]:
-        """Weights and biases of the last layers, if the field is affine in them; else none."""
-        trained = set(self.engine.parameters)
-        found = [
-            parameter
-            for member in self.current.field.modules()
-            if isinstance(member, Mlp | Gaussians)
-            for parameter in member.linear_parameters()
-            if parameter in trained
-        ]
-        sample = self.batch["interior"].points[:100]
-        affine = bool(found) and is_affine(lambda: self.current.field(sample), found)
-        return found if affine else []
 
     def _terms(self) -> list[Term]:
         terms = [interior_term(self.problem)]
@@ -537,41 +426,22 @@ class Collocation:
         return Fixed(kinds, {k: v for k, v in chosen.values.items() if k in known})
 
     @property
-    def _span(self) -> tuple[float, float] | None:
-        return (
-            None if self.edges is None else (self.edges[self.window], self.edges[self.window + 1])
+    def _draw(self) -> Draw:
+        """Where points of the present window come from."""
+        span = None
+        if self.edges is not None:
+            span = (self.edges[self.window], self.edges[self.window + 1])
+        return Draw(
+            self.problem,
+            self.options.points,
+            (self.case.run.seed, self.window),
+            self.current.bounds,
+            span,
+            overhang=self.options.overhang,
+            state=self._state if self.finished else None,
+            dtype=self.dtype,
+            device=self.device,
         )
-
-    def _bounds(self, *, interior: bool) -> tuple[tuple[float, float], ...]:
-        bounds = list(self.current.bounds)
-        overhang = self.options.overhang
-        if interior and self._span is not None and overhang:
-            assert self.problem.time is not None
-            low, high = self._span
-            axis = self.problem.coordinates.index(self.problem.time)
-            bounds[axis] = (low, high + overhang * (high - low))
-        return tuple(bounds)
-
-    def _draw(self, term: Term, position: int, round_: int, factor: int = 1) -> np.ndarray:
-        """Fresh points of a term; each draw has its own seed, so nothing depends on history."""
-        seed = (self.case.run.seed, self.window, position, round_)
-        points = self.options.points
-        if term.kind == "interior":
-            return sampling.interior(
-                self._bounds(interior=True), factor * points.interior, points.sampler, seed
-            )
-        bounds = self._bounds(interior=False)
-        names = self.problem.coordinates
-        if term.kind == "handover":
-            assert self.problem.time is not None and self._span is not None
-            axis = names.index(self.problem.time)
-            # Not of a grid, whose points coincide once they are on one slice.
-            drawn = sampling.interior(bounds, 8 * points.initial, "sobol", seed)
-            drawn[:, axis] = self._span[0]
-            return sampling.rad(drawn, self._steepness(drawn), points.initial, seed=seed)
-        condition = next(c for c in self.problem.conditions if c.name == term.name)
-        count = points.initial if term.kind == "initial" else points.boundary
-        return sampling.on_face(bounds, names, condition.faces[0], count, points.sampler, seed)[0]
 
     def _set(self, name: str, points: np.ndarray | Tensor) -> None:
         tensor = torch.as_tensor(np.array(points) if isinstance(points, np.ndarray) else points)
@@ -653,58 +523,18 @@ class Collocation:
         return self.options.optimizer[self.stage].name
 
     def _resample(self) -> None:
-        points = self.options.points
-        rule = points.rule(self._optimizer_name)
+        rule = self.options.points.rule(self._optimizer_name)
         for position, term in enumerate(self.terms):
-            if term.kind != "interior":
-                self._set(term.name, self._draw(term, position, self.round))
+            if term.kind != "interior" or rule not in ("rad", "r3"):
+                points = self._draw(term, position, self.round)
             elif rule == "rad":
-                drawn = self._draw(term, position, self.round, CANDIDATES)
-                if self.finished:
-                    drawn[::2] = self._graded(drawn[::2])
-                size = self._magnitude(drawn)
-                seed = (self.case.run.seed, self.window, 1_000 + position, self.round)
-                self._set(term.name, sampling.rad(drawn, size, points.interior, seed=seed))
-            elif rule == "r3":
-                fresh = self._draw(term, position, self.round)
-                old = self.batch[term.name].points.cpu().double().numpy()
-                self._set(term.name, sampling.r3(old, self._magnitude(old), fresh))
+                points = self._draw.rad(term, position, self.round, self._magnitude)
             else:
-                self._set(term.name, self._draw(term, position, self.round))
-
-    def _graded(self, points: np.ndarray) -> np.ndarray:
-        """Candidates drawn towards the layers of the state handed over.
-
-        Each space coordinate is mapped by the inverse of the cumulated monitor ``1 + |slope| /
-        mean |slope|`` (equidistribution, as in moving meshes): half of the points go with the
-        slope, half stay uniform.
-        """
-        assert self.problem.time is not None and self._span is not None
-        names = self.problem.coordinates
-        bounds = self._bounds(interior=False)
-        seed = (self.case.run.seed, self.window, 2_000, 0)
-        probes = sampling.interior(bounds, MONITOR_PROBES, "sobol", seed)
-        probes[:, names.index(self.problem.time)] = self._span[0]
-        slopes = self._slopes(probes)
-        graded = points.copy()
-        for axis, name in enumerate(names):
-            if name != self.problem.time:
-                graded[:, axis] = sampling.equidistributed(
-                    points[:, axis], bounds[axis], probes[:, axis], slopes[:, axis]
+                old = self.batch[term.name].points.cpu().double().numpy()
+                points = sampling.r3(
+                    old, self._magnitude(old), self._draw(term, position, self.round)
                 )
-        return graded
-
-    def _steepness(self, points: np.ndarray) -> np.ndarray:
-        """Size of the space gradient of the state handed over: layers need points of their own."""
-        return np.linalg.norm(self._slopes(points), axis=1)
-
-    def _slopes(self, points: np.ndarray) -> np.ndarray:
-        """Size of the first derivatives of the last window's field, (points, coordinates)."""
-        algebra = value_and_slopes(points.shape[1])
-        tensor = torch.as_tensor(np.array(points)).to(self.device, self.dtype)
-        with torch.no_grad():
-            slopes = self._state().jet(tensor, algebra)[1:]
-        return slopes.square().sum(2).sqrt().T.cpu().double().numpy()
+            self._set(term.name, points)
 
     def _magnitude(self, points: np.ndarray) -> np.ndarray:
         values = self._interior_residuals(self.engine, points)
@@ -719,7 +549,7 @@ class Collocation:
     def _weigh_causally(self) -> None:
         assert self.causal is not None and self.problem.time is not None
         members = self.batch["interior"]
-        bounds = self._bounds(interior=True)
+        bounds = self._draw.box(interior=True)
         axis = self.problem.coordinates.index(self.problem.time)
         index = torch.as_tensor(
             sampling.slabs(members.points[:, axis].cpu().numpy(), bounds[axis], self.causal.slabs)

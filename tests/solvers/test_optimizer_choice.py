@@ -10,7 +10,7 @@ from residua.engine.optimizers.first_order import Adam
 from residua.engine.optimizers.quasi_newton import DenseInverse, LimitedInverse, QuasiNewton
 from residua.engine.optimizers.soap import Soap
 from residua.errors import ResourceError
-from residua.solvers import collocation
+from residua.solvers import stages
 from residua.solvers.causal import Causal
 from residua.solvers.options import Points
 from residua.solvers.pinn import Pinn
@@ -109,7 +109,7 @@ def test_new_weights_are_a_new_objective_too(backend, solver):
 def test_an_inverse_too_large_is_refused_with_its_size(monkeypatch):
     with pytest.raises(ResourceError, match=r"\(22\d+ x 22\d+ in float64\) needs 3.\d GiB"):
         trainer("quasi_newton", {"network": {"width": 147, "depth": 2}})
-    monkeypatch.setattr(collocation, "LARGEST_INVERSE", 50)
+    monkeypatch.setattr(stages, "LARGEST_INVERSE", 50)
     with pytest.raises(ResourceError, match="use a smaller network, or optimizer: soap or lbfgs"):
         trainer("quasi_newton")
     for name in ("lbfgs", "soap"):
