@@ -19,6 +19,8 @@ __all__ = ["define", "run"]
 COMMANDS = {
     "engine": "time of the residual engine against nested autograd, DeepXDE, JAX and the floor",
     "accuracy": "errors of whole runs against what is asked, and time to accuracy against DeepXDE",
+    "operators": "operators on generated data: errors, contests at equal time, other grids",
+    "mgno": "time of a training step of MgNO against a plain implementation of its paper",
     "compare": "two files of results: exit code 1 if anything got worse by more than noise",
 }
 CUDA_BUDGET = 7 * 60.0
@@ -77,6 +79,26 @@ def define(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentPar
         type=_output,
         help="write results there after every run; rows that are not run now stay as they are",
     )
+    operators = command("operators")
+    operators.add_argument("--ladder", metavar="FILE.yaml", type=Path, help="default: the suite's")
+    operators.add_argument("--only", nargs="+", metavar="NAME", help="cases of the ladder")
+    operators.add_argument(
+        "--seeds", nargs="+", type=_seed, metavar="N", default=[0], help="default: 0"
+    )
+    operators.add_argument(
+        "--budget", metavar="TIME", type=_duration, help="for each run, instead of the case's own"
+    )
+    operators.add_argument("--threads", type=_count, metavar="N", help="of each run; default: all")
+    operators.add_argument(
+        "--folder", metavar="DIR", type=Path, default=Path("runs/operators"),
+        help="of data, which are made once, and runs; default: runs/operators",
+    )  # fmt: skip
+    operators.add_argument(
+        "--out", metavar="FILE.json", type=_output, help="write results there after every run"
+    )
+    mgno = command("mgno")
+    mgno.add_argument("--threads", type=_count, metavar="N", help="default: all processors")
+    mgno.add_argument("--out", metavar="FILE.json", type=_output, help="write every time there")
     compare = command("compare")
     compare.add_argument("old", metavar="OLD.json", type=Path)
     compare.add_argument("new", metavar="NEW.json", type=Path)
@@ -85,7 +107,10 @@ def define(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentPar
 
 def run(options: argparse.Namespace) -> int:
     """Do what was asked; the exit code."""
-    chosen = {"engine": _engine, "accuracy": _accuracy, "compare": _compare}
+    chosen = {
+        "engine": _engine, "accuracy": _accuracy, "operators": _operators, "mgno": _mgno,
+        "compare": _compare,
+    }  # fmt: skip
     return chosen[options.benchmark](options)
 
 
@@ -153,12 +178,52 @@ def _accuracy(options: argparse.Namespace) -> int:
     return 0
 
 
+def _operators(options: argparse.Namespace) -> int:
+    from .machine import read, write
+    from .operators import LADDER, load, run_ladder
+
+    found = None
+    if options.out is not None and options.out.exists():
+        found = read(options.out, "operators")
+    results = run_ladder(
+        load(options.ladder or LADDER),
+        options.seeds,
+        folder=options.folder,
+        only=options.only,
+        budget=options.budget,
+        threads=options.threads,
+        found=found,
+        say=lambda text: print(text, flush=True),
+        save=lambda results: options.out and write(options.out, results),
+    )
+    for entry in results["verdicts"]:
+        aim = "" if entry["aim"] is None else f", aim {entry['aim']:g}"
+        value = f"{entry['value']:.2e} (must {entry['must']:g}{aim})"
+        print(f"{entry['what']}: {value}: {entry['verdict']}")
+    return 0
+
+
+def _mgno(options: argparse.Namespace) -> int:
+    from .machine import write
+    from .mgno_speed import benchmark, line
+
+    results = benchmark(threads=options.threads, say=lambda row: print(line(row), flush=True))
+    if options.out is not None:
+        write(options.out, results)
+    return 1 if any(row["error"] for row in results["rows"]) else 0
+
+
 def _compare(options: argparse.Namespace) -> int:
     from .compare import changes
     from .machine import read
     from .report import changes_table
 
     old = read(options.old)
+    if old["benchmark"] == "operators":
+        raise ConfigurationError(
+            f"{options.old}: results of 'bench operators' are not compared",
+            advice="read their verdicts",
+        )
     found, notes = changes(old, read(options.new, old["benchmark"]))
     print(changes_table(found), *(f"note: {note}" for note in notes), sep="\n")
     return 1 if any(change.regression for change in found) else 0

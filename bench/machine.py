@@ -16,6 +16,8 @@ from ..execution.summary import to_json
 
 __all__ = ["ROOT", "commit", "machine", "read", "write"]
 
+KINDS = ("engine", "accuracy", "operators")
+"""Of results that are read again."""
 ROOT = Path(__file__).resolve().parent.parent
 """The package, which is also the checkout."""
 
@@ -64,7 +66,7 @@ def read(path: Path, benchmark: str | None = None) -> dict[str, Any]:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise DataError(f"{path}: is not JSON; give a file written by 'residua bench'") from error
-    if not isinstance(found, dict) or found.get("benchmark") not in ("engine", "accuracy"):
+    if not isinstance(found, dict) or found.get("benchmark") not in KINDS:
         raise DataError(f"{path}: holds no results of a benchmark; give one of 'residua bench'")
     if benchmark not in (None, found["benchmark"]):
         raise DataError(

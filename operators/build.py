@@ -33,6 +33,8 @@ class Shape:
         residual: whether the network gives the change of the last input channels.
         static: input channels that a step in time keeps.
         modes: principal modes of a POD-DeepONet.
+        coarse: nodes per side of the coarse solution that makes the last input channels; 0: none.
+        source: right-hand side of the coarse problem.
     """
 
     inputs: tuple[str, ...]
@@ -42,6 +44,13 @@ class Shape:
     residual: bool
     static: int = 0
     modes: int = 0
+    coarse: int = 0
+    source: float = 1.0
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Input channels that a person gives; the others are computed from them."""
+        return self.inputs[: -len(self.outputs)] if self.coarse else self.inputs
 
     def plain(self) -> dict[str, Any]:
         """As JSON holds it."""

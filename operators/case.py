@@ -19,6 +19,7 @@ from ..execution.case import Runnable
 from ..execution.options import NAME, check_device
 from ..overrides import Override, locate
 from ..typed import build, build_variant, nearest, plain
+from .coarse import check_coarse
 from .options import DataOptions, NetworkOptions, OperatorRun, TrainingOptions
 from .samples import check_network, open_samples
 
@@ -125,7 +126,9 @@ def load_case(
         case = make_case(_placed(data, Path(path).parent), name=name, source=str(path))
         if to_run:
             check_device(case.run.device)
-            check_network(case.network, open_samples(case.data).train)
+            part = open_samples(case.data).train
+            check_network(case.network, part)
+            check_coarse(case.data.coarse, part)
         return case
     except ConfigurationError as error:
         raise locate(error, source, changes) from None

@@ -25,6 +25,7 @@ from ..execution.summary import to_json
 from ..execution.weights import Kind, read_header, read_weights, write_weights
 from .build import Shape, build_model
 from .case import OperatorCase, load_case
+from .coarse import coarse_solutions
 from .normalisation import Normalised
 from .training import rollout
 
@@ -64,7 +65,7 @@ class Operator:
 
         Args:
             inputs: shape (samples, channels, *nodes), or (channels, *nodes) for one sample, in
-                units of the data; the channels are `shape.inputs`. Any number of nodes that the
+                units of the data; the channels are `shape.given`. Any number of nodes that the
                 network can take, on the same domain.
 
         Returns:
@@ -119,7 +120,7 @@ class Operator:
         parameter = next(self.model.parameters())
         # Copied: torch takes no reversed or read-only arrays.
         fields = torch.from_numpy(np.array(inputs, dtype=np.float64)).to(parameter)
-        dimension, names = len(self.shape.size), self.shape.inputs
+        dimension, names = len(self.shape.size), self.shape.given
         single = fields.ndim == dimension + 1
         fields = fields[None] if single else fields
         if fields.ndim != dimension + 2 or fields.shape[1] != len(names) or not len(fields):
@@ -132,6 +133,9 @@ class Operator:
             raise ConfigurationError(f"inputs: found shape {tuple(fields.shape)}", advice=reason)
         if not bool(fields.isfinite().all()):
             raise DataError("inputs: a value is not finite")
+        if self.shape.coarse:
+            solved = coarse_solutions(fields.cpu().numpy(), self.shape.coarse, self.shape.source)
+            fields = torch.cat([fields, torch.from_numpy(solved).to(fields)], 1)
         return fields, single
 
     def save(self, folder: Path) -> None:

@@ -57,6 +57,11 @@ class DataOptions:
     resolution: int | None = option(
         None, "nodes per coordinate, of those in the file; null for all", low=3
     )
+    coarse: int | None = option(
+        None,
+        "solve classically on so many nodes per coordinate, the operator corrects it; null: do not",
+        low=3,
+    )
     boundary: Literal["auto", "dirichlet", "neumann", "periodic"] = option(
         "auto", "what lies outside the grid; auto: as the file says"
     )

@@ -22,7 +22,8 @@ from ..execution.summary import peak_memory_mib, versions
 from ..progress import Reporter
 from .build import Shape, model_for, names, parameters
 from .case import OperatorCase
-from .errors import relative_errors
+from .coarse import check_coarse, coarse_solutions, source_of
+from .errors import batches, distances, relative_errors
 from .operator import Operator
 from .samples import Part, Samples, check_network, open_samples
 from .training import OperatorTrainer, Pairs, Trajectories
@@ -79,6 +80,7 @@ def train_case(
         check_same(case, folder)
     samples = open_samples(case.data)
     check_network(case.network, samples.train)
+    check_coarse(case.data.coarse, samples.train)
     try:
         with settings(case.run, device):
             return _train(case, samples, device, folder, resume, reporter)
@@ -105,11 +107,12 @@ def _train(
         + (f", {part.data.states.shape[1]} instants" if part.steps else "")
     )
     data = training_data(case, part)
+    shape = _shape(case, part)
+    if shape.coarse and isinstance(data, Pairs):
+        reporter.message(f"solving on {shape.coarse} nodes per side for every sample")
+        solved = coarse_solutions(data.inputs.numpy(), shape.coarse, shape.source)
+        data.inputs = torch.cat([data.inputs, torch.from_numpy(solved).to(data.inputs)], 1)
     inputs, outputs = measured(data)
-    shape = Shape(
-        part.inputs, part.outputs, part.size, part.boundary, part.steps,
-        len(part.static) if part.steps else 0,
-    )  # fmt: skip
     model, shape = model_for(case.network, shape, inputs, outputs, case.run.seed)
     trainer = OperatorTrainer(
         model.to(device), on_device(data, device), case.training, seed=case.run.seed,
@@ -159,6 +162,20 @@ def _train(
         write(Status.DIVERGED)
         raise
     return write(status)
+
+
+def _shape(case: OperatorCase, part: Part) -> Shape:
+    """What the data say about the model."""
+    if case.data.coarse is None:
+        static = len(part.static) if part.steps else 0
+        return Shape(part.inputs, part.outputs, part.size, part.boundary, part.steps, static)
+    source = source_of(part)
+    assert source is not None
+    inputs = (*part.inputs, *(f"coarse {name}" for name in part.outputs))
+    return Shape(
+        inputs, part.outputs, part.size, part.boundary, True, coarse=case.data.coarse,
+        source=source,
+    )  # fmt: skip
 
 
 def training_data(case: OperatorCase, part: Part) -> Pairs | Trajectories:
@@ -261,7 +278,11 @@ def _write(
     error = float(found.mean())
     spread = dict(zip(("median", "p95", "max"), np.quantile(found, [0.5, 0.95, 1.0]), strict=True))
     statistics = {"mean": error, **{name: float(value) for name, value in spread.items()}}
-    operator = _operator(case, trainer, shape, status, record, samples, test_relative_l2=statistics)
+    alone = _coarse_alone(shape, samples.test)
+    operator = _operator(
+        case, trainer, shape, status, record, samples, test_relative_l2=statistics,
+        coarse_nodes=shape.coarse or None, coarse_alone_relative_l2=alone,
+    )  # fmt: skip
     operator.save(folder)
     reporter.message(f"{status.value}: step {record.step}, {record.seconds:.1f} s")
     what = "all predicted instants" if samples.test.steps else names(samples.test.outputs)
@@ -269,9 +290,21 @@ def _write(
         f"relative L2 error of {what} on {len(found)} test samples: mean {error:.2e}, median "
         f"{statistics['median']:.1e}, largest {statistics['max']:.1e}"
     )
+    if alone is not None:
+        reporter.message(f"the solution on {shape.coarse} nodes per side alone: {alone:.2e}")
     reporter.message(f"written to {folder}")
     errors = {"the test": error}
     return Outcome(status, folder, operator, errors, missed(case.run.accuracy, errors))
+
+
+def _coarse_alone(shape: Shape, test: Part) -> float | None:
+    """Mean error of the coarse solution that the operator corrects."""
+    if not shape.coarse:
+        return None
+    found = [
+        distances(coarse_solutions(a, shape.coarse, shape.source), u) for a, u in batches(test)
+    ]
+    return float(np.concatenate(found).mean())
 
 
 def _estimator(

@@ -14,6 +14,7 @@ import pytest
 
 from residua import yaml_source
 from residua.cli import main
+from residua.operators.case import make_case
 from residua.problems import Problem
 from residua.problems.equation import parse
 
@@ -23,7 +24,8 @@ BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.DOTALL)
 YAML = [body for kind, body in BLOCKS if kind == "yaml"]
 CASES = [body for body in YAML if body.startswith("problem:")]
 FUNCTIONS = [body for body in YAML if body.startswith("functions:")]
-FRAGMENTS = [body for body in YAML if body not in CASES and body not in FUNCTIONS]
+OPERATORS = [body for body in YAML if "network:" in body and "data:" in body]
+FRAGMENTS = [body for body in YAML if body not in [*CASES, *FUNCTIONS, *OPERATORS]]
 PYTHON = [body for kind, body in BLOCKS if kind == "python"]
 PLAIN = "\n".join(body for kind, body in BLOCKS if not kind)
 COMMANDS = [line for line in PLAIN.splitlines() if line.startswith("residua ")]
@@ -133,6 +135,12 @@ def test_functions_are_read_and_used_as_shown(folder):
     assert {given.name for given in names.functions} == {"u0", "p", "q", "r", "k", "f"}
 
 
+def test_the_case_of_an_operator_is_read():
+    (text,) = OPERATORS
+    case = make_case(yaml_source.load(text).data)
+    assert case.network.name == "mgno" and case.training.loss == "relative_h1"
+
+
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_is_one(line, folder, capsys):
     command = re.split(r"\s{3,}|; --", line)[0]
@@ -140,8 +148,11 @@ def test_every_command_is_one(line, folder, capsys):
     makes = words[0] == "solve" or words[:2] == ["data", "generate"]
     if makes and "--dry-run" not in words:
         words.append("--dry-run")
+    if words[0] == "train":
+        Path("case.yaml").write_text(OPERATORS[0], encoding="utf-8")
+        words.append("--dry-run")
     # Nothing was begun here, which a dry run says as a run would; and there is no file of data.
-    absent = "--resume" in words or words[:2] == ["data", "info"]
+    absent = "--resume" in words or words[:2] == ["data", "info"] or words[0] == "train"
     assert main(words) == (3 if absent else 0)
     assert capsys.readouterr()
     assert [path.name for path in folder.iterdir()] == ["case.yaml"]

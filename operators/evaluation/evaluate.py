@@ -100,6 +100,7 @@ def evaluate(
         "spectrum": _spectrum(found, true, test),
         "conformal": _conformal(operator, usual, calibration, (found, true)),
         "cost": _cost(operator, test),
+        "coarse_alone": operator.metadata.get("coarse_alone_relative_l2"),
         "classical": _classical(classical(test, mean)),
         "versions": versions(),
     }
@@ -125,7 +126,7 @@ def _parts(operator: Operator, file: Path | None) -> tuple[Part, Part, Part | No
         whole = whole.of(whole.data.split(options.test))
     shape = operator.shape
     same = (whole.inputs, whole.outputs, len(whole.size))
-    if same != (shape.inputs, shape.outputs, len(shape.size)) or whole.steps != operator.steps:
+    if same != (shape.given, shape.outputs, len(shape.size)) or whole.steps != operator.steps:
         held = f"{', '.join(whole.inputs)} to {', '.join(whole.outputs)}"
         raise _other_data(operator, file, f"it holds {held} in {len(whole.size)} coordinates")
     if reason := operator.case.network.refusal(whole.size):
@@ -136,7 +137,7 @@ def _parts(operator: Operator, file: Path | None) -> tuple[Part, Part, Part | No
 def _other_data(operator: Operator, file: Path, why: str) -> ConfigurationError:
     """What to say of data that the operator does not take."""
     shape = operator.shape
-    names = f"{', '.join(shape.inputs)} to {', '.join(shape.outputs)}"
+    names = f"{', '.join(shape.given)} to {', '.join(shape.outputs)}"
     count = len(shape.size)
     return ConfigurationError(
         f"--data {file}: is not what this operator takes: {why}",

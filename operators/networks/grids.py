@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from ...errors import ConfigurationError
 
-__all__ = ["BOUNDARIES", "Boundary", "Prolongation", "Stencil", "coarsened", "pad"]
+__all__ = ["BOUNDARIES", "Boundary", "Prolongation", "Stencil", "arranged", "coarsened", "pad"]
 
 Boundary = Literal["dirichlet", "neumann", "periodic"]
 BOUNDARIES: tuple[str, ...] = get_args(Boundary)
@@ -34,6 +34,17 @@ TRANSPOSED = {
 def coarsened(size: Sequence[int]) -> tuple[int, ...]:
     """Nodes along each coordinate after a restriction."""
     return tuple((n + 1) // 2 for n in size)
+
+
+def arranged(field: Tensor) -> Tensor:
+    """The same values, the channels of a node side by side where that makes stencils faster.
+
+    On a processor a convolution of the plane with few channels takes half the time so; what follows
+    keeps the arrangement.
+    """
+    if field.ndim == 4 and field.device.type == "cpu":
+        return field.contiguous(memory_format=torch.channels_last)
+    return field
 
 
 def pad(field: Tensor, boundary: Boundary, width: int = 1) -> Tensor:
@@ -85,6 +96,7 @@ class Stencil(nn.Module):
 
     def forward(self, field: Tensor) -> Tensor:
         """Shape (batch, inputs, *n) -> (batch, outputs, *n or *ceil(n / 2))."""
+        field = arranged(field)
         if self.boundary == "dirichlet":
             return self.convolve(field, self.weight, stride=self.stride, padding=1)
         return self.convolve(pad(field, self.boundary), self.weight, stride=self.stride)
@@ -116,6 +128,7 @@ class Prolongation(nn.Module):
         if coarsened(size) != coarse:
             raise ConfigurationError(f"a grid of {tuple(size)} nodes has no coarse grid {coarse}")
         extra = [fine - (2 * n - 1) for fine, n in zip(size, coarse, strict=True)]
+        field = arranged(field)
         # Node i of the coarse grid is node 2 i of the fine one: what reaches over the low end, and
         # over the padding, is cut off.
         cut = 1

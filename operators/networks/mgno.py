@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .grids import CONVOLUTIONS, Boundary, Prolongation, Stencil, coarsened
+from .grids import CONVOLUTIONS, Boundary, Prolongation, Stencil, arranged, coarsened
 
 __all__ = ["MgNO", "VCycle"]
 
@@ -187,4 +187,4 @@ class Mixer(nn.Module):
 
     def forward(self, field: Tensor) -> Tensor:
         """Shape (batch, inputs, *n) -> (batch, outputs, *n)."""
-        return self.convolve(field, self.weight, self.bias)
+        return self.convolve(arranged(field), self.weight, self.bias)

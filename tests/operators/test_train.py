@@ -11,6 +11,7 @@ import pytest
 import residua
 from residua.cli import main
 from residua.errors import ConfigurationError, DataError
+from residua.operators import datasets
 from residua.operators.case import load_case
 
 NODES = 16
@@ -29,6 +30,13 @@ STEPS = """
 data: {file: states.h5, splits: {train: [0, 20], test: [20, 24]}, history: 2, boundary: periodic}
 network: {name: unet, width: 8, levels: 2}
 training: {epochs: 6, batch: 20, learning_rate: 0.01, unrolled: 2}
+"""
+
+
+HYBRID = """
+data: {file: darcy.h5, coarse: 9}
+network: {name: mgno, width: 8, depth: 2, smoothings: [1, 1, 2]}
+training: {epochs: 30, batch: 8, learning_rate: 0.01}
 """
 
 
@@ -172,6 +180,7 @@ BAD = [
     ("data.boundary=auto", 2, ["data.boundary", "dirichlet"]),
     ("data.map=steps", 2, ["data.map", "write map: pairs"]),
     ("data.history=2", 2, ["data.history", "map: steps"]),
+    ("data.coarse=8", 2, ["data.coarse", "Darcy flow", "coarse: null"]),
     ("data.samples=49", 2, ["data.samples", "up to 48"]),
     ("data.inputs=[v]", 2, ["data.inputs[0]", "no such field"]),
     ("network={name: fno, modes: 9}", 2, ["network", "at least 18 nodes"]),
@@ -231,3 +240,28 @@ def test_solve_and_train_send_each_other_their_cases(train, capsys):
     train(CASE, "--dry-run")
     assert main(["solve", "case.yaml"]) == 2
     assert "residua train" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_operator_corrects_a_coarse_solution(train, tmp_path):
+    """The correction is better than what it corrects, and needs nothing but the coefficient."""
+    request = datasets.Request("darcy", 17, 0, {"grid": 33})
+    splits = {"train": np.arange(40), "validation": np.arange(40, 44), "test": np.arange(44, 52)}
+    datasets.generate(request, 52, tmp_path / "darcy.h5", splits=splits)
+    code, out, err = train(HYBRID, "--out", "run")
+    assert (code, err) == (0, "") and "the solution on 9 nodes per side alone" in out
+    found = summary(tmp_path / "run")
+    alone, error = found["coarse_alone_relative_l2"], found["test_relative_l2"]["mean"]
+    assert error < 0.9 * alone
+    test = datasets.open(tmp_path / "darcy.h5").split("test")
+    operator = residua.load_operator(tmp_path / "run")
+    values, true = operator(test.inputs[:])[:, 0], test.outputs[:][:, 0]
+    errors = np.linalg.norm(values - true, axis=(1, 2)) / np.linalg.norm(true, axis=(1, 2))
+    assert errors.mean() == pytest.approx(error, rel=1e-6)
+    # What is corrected is the solution on every second node, and its interpolation.
+    floor = datasets.coarse_floor(test.inputs[:][:, 0], true, 2).mean()
+    assert 0.5 * alone < floor < 2 * alone
+    with pytest.raises(DataError, match="not positive"):
+        operator(-test.inputs[:1])
+    code, _, err = train(HYBRID.replace("coarse: 9", "coarse: 18"))
+    assert code == 2 and "data.coarse" in err and "up to 17" in err
