@@ -215,7 +215,7 @@ def compose_into(
         loops.compose(z, out, ())
     else:
         out[0], *factors = rule(z[0], plan.order)
-        loops.compose(z, out, factors)
+        loops.compose(z, out, _dense(factors, z[0]))
 
 
 def _compose_by_operations(
@@ -264,7 +264,12 @@ def pull_into(
         _pull_by_operations(plan, rule, z, value, adjoint, result, scratch)
     else:
         factors = () if rule in IN_PLACE else rule(z[0], plan.order + 1)[1:]
-        loops.pull(z, value, adjoint, result, factors)
+        loops.pull(z, value, adjoint, result, _dense(factors, value))
+
+
+def _dense(factors: Sequence[Tensor], like: Tensor) -> list[Tensor]:
+    """Factors as loops read them; a rule may give one number for all points, such as a slope."""
+    return [factor.to(like.dtype).expand_as(like).contiguous() for factor in factors]
 
 
 def _loops(plan: Composition, rule: ScalarRule, z: Tensor, *others: Tensor) -> Loops | None:

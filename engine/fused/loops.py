@@ -22,7 +22,10 @@ __all__ = ["Kind", "Loops", "compile_composition", "kind_of"]
 
 
 class Loops(Protocol):
-    """A composition and its adjoint, each as one loop over the elements of a channel."""
+    """A composition and its adjoint, each as one loop over the elements of a channel.
+
+    All arrays are contiguous; the factors have the shape of a channel.
+    """
 
     def compose(self, z: Tensor, out: Tensor, factors: Sequence[Tensor]) -> None:
         """See `kernels.compose_into`; of a function given by arrays ``out[0]`` is there already."""

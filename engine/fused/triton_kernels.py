@@ -50,10 +50,9 @@ _numbers = itertools.count()
 
 
 def suits(bundle: Tensor) -> bool:
-    """Whether a bundle is of a kind that kernels are for."""
-    if bundle.dtype not in DTYPES:
-        return False
-    return bundle.device.type == "cuda" or os.environ.get(INTERPRETED) == "1"
+    """Whether a bundle is of a kind that kernels are for, and they are allowed."""
+    fits = bundle.device.type == "cuda" or os.environ.get(INTERPRETED) == "1"
+    return fits and bundle.dtype in DTYPES and not record.forbidden()
 
 
 def variant(bundle: Tensor) -> bool:
@@ -109,7 +108,7 @@ def compile_composition(
         probe: points and width of one of them.
         formula: the scalar function; None where its values and derivatives come as arrays.
     """
-    triton = None if record.forbidden() else _triton()
+    triton = _triton()
     if triton is None:
         return None
     loops = TritonLoops(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import subprocess
+import threading
 
 import pytest
 import torch
@@ -140,14 +143,79 @@ def test_a_compiler_that_hangs_is_asked_once(monkeypatch, tmp_path):
     assert "took too long" in record.status()
 
 
+def straight(z: torch.Tensor, order: int) -> list[torch.Tensor]:
+    """``2 z``, whose derivatives are numbers."""
+    numbers = (z.new_tensor(float(m == 1) * 2) for m in range(1, order + 1))
+    return [2 * z, *(number.expand_as(z) for number in numbers)]
+
+
+def turned(z: torch.Tensor, order: int) -> list[torch.Tensor]:
+    """The sine, by columns."""
+    return [factor.T.contiguous().T for factor in ACTIVATIONS["sin"](z, order)]
+
+
 @needs_compiler
-def test_a_jacobian_loop_that_computes_something_else_is_not_used(monkeypatch):
+@pytest.mark.parametrize("rule", [straight, turned])
+def test_a_rule_may_give_arrays_that_are_not_contiguous(rule, monkeypatch):
+    monkeypatch.setitem(ACTIVATIONS, "rule", rule)
+    plan = fresh(ALGEBRAS["Burgers"])
+    for found, expected in zip(*both_ways(plan, "rule", torch.float64), strict=True):
+        assert torch.allclose(found, expected, rtol=1e-12)
+    assert all(plan.loops.values()) and "compiled wrongly" not in record.status()
+
+
+@needs_compiler
+def test_the_switch_is_obeyed_at_any_time(monkeypatch):
+    plan = fresh(ALGEBRAS["Burgers"])
+    used = []
+    monkeypatch.setattr(native.NativeLoops, "compose", lambda *what: used.append(what))
+    monkeypatch.setattr(kernels, "_agrees", lambda *what: True)
+    for value, times in (("0", 0), ("1", 1), ("0", 1)):
+        monkeypatch.setenv(record.SWITCH, value)
+        both_ways(plan, "tanh", torch.float64)
+        assert len(used) == times
+    assert f"{record.SWITCH} is 0" in record.status()
+
+
+@needs_compiler
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads cannot be counted")
+def test_a_loop_uses_as_many_threads_as_torch_in_every_thread_of_python(tmp_path):
+    """OpenMP counts for each of them, and a compiler's OpenMP may be another than torch's."""
+    plan, rule = fresh(ALGEBRAS["one first derivative"]), ACTIVATIONS["tanh"]
+    z = torch.ones(2, *native.PROBE, dtype=torch.float64)
+    out = torch.empty_like(z)
+    compose_into(plan, rule, z, out, Scratch(z[0]))
+    loops = next(iter(plan.loops.values()))
+    before, begun = torch.get_num_threads(), []
+
+    def count() -> None:
+        alone = len(os.listdir("/proc/self/task"))
+        loops.compose(z, out, ())
+        begun.append(len(os.listdir("/proc/self/task")) - alone)
+
+    try:
+        for wanted in (1, 4):
+            torch.set_num_threads(wanted)
+            worker = threading.Thread(target=count)
+            worker.start()
+            worker.join()
+    finally:
+        torch.set_num_threads(before)
+    (tmp_path / "empty.c").write_text("int nothing;")
+    command = [*(native._compiler() or ()), "-fopenmp", "-shared", "-o", "empty.so", "empty.c"]
+    threaded = subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+    assert begun == [0, 3 if threaded else 0]  # beside Python's own
+
+
+@needs_compiler
+@pytest.mark.parametrize("wrong", ["= 1.01 * l0 *", "= 0.0 / 0.0 * l0 *"])
+def test_a_jacobian_loop_that_computes_something_else_is_not_used(monkeypatch, wrong):
     right = native._compiled
 
-    def wrong(compiler, source, folder):
-        return right(compiler, source.replace("= l0 *", "= 1.01 * l0 *"), folder)
+    def spoilt(compiler, source, folder):
+        return right(compiler, source.replace("= l0 *", wrong), folder)
 
-    monkeypatch.setattr(native, "_compiled", wrong)
+    monkeypatch.setattr(native, "_compiled", spoilt)
     native.compile_outer.cache_clear()
     generator = torch.Generator().manual_seed(2)
     left = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
