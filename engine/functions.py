@@ -33,7 +33,13 @@ def _where(condition: object, if_true: object, if_false: object) -> Tensor:
     chosen = [if_true, if_false]
     dtype = next((v.dtype for v in chosen if isinstance(v, Tensor)), torch.float64)
     mask = condition if isinstance(condition, Tensor) else torch.as_tensor(condition)
-    left, right = (torch.as_tensor(v, dtype=dtype, device=mask.device) for v in chosen)
+    # Filled, not copied, on the device: a CUDA graph records no copy from the processor.
+    left, right = (
+        v.to(mask.device, dtype)
+        if isinstance(v, Tensor)
+        else torch.full((), float(v), dtype=dtype, device=mask.device)  # type: ignore[arg-type]
+        for v in chosen
+    )
     return torch.where(mask, left, right)
 
 

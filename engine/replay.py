@@ -198,7 +198,10 @@ class Replayed:
         recording.replays += 1
         if recording.replays % CHECK_EVERY == 0:
             exact = self.evaluate(batch)
-            self._compared(recording, exact)
+            if _finite(exact):
+                self._compared(recording, exact)
+            else:  # a trial of a line search went too far, and says nothing: the next is compared
+                recording.replays -= 1
             return exact
         value, gradient = recording.replay()
         return value.clone(), gradient.clone()
@@ -206,7 +209,7 @@ class Replayed:
     def _settle(self, key: tuple, state: _State, batch: Batch) -> Outputs:
         """Evaluate by ordinary means, and have a recording of just that from now on."""
         exact = self.evaluate(batch)
-        if not all(bool(part.isfinite().all()) for part in exact):
+        if not _finite(exact):
             return exact  # nothing could be compared
         memory = self._memory()
         try:
@@ -244,6 +247,10 @@ class Replayed:
         self._recordings.clear()
         self._seen.clear()
         log.warning("steps are not replayed as CUDA graphs, which is slower: %s", why)
+
+
+def _finite(outputs: Outputs) -> bool:
+    return all(bool(part.isfinite().all()) for part in outputs)
 
 
 def _form(tensor: Tensor) -> tuple:

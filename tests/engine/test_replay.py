@@ -7,6 +7,8 @@ import logging
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from residua.config import make_case
 from residua.engine import replay
@@ -127,6 +129,56 @@ def on_meta(points: PointSet) -> PointSet:
     return moved
 
 
+class NothingIsCopied(TorchDispatchMode):
+    """Arrays of numbers that come from the processor are an error: no graph records their copy."""
+
+    def __enter__(self):
+        self.made = {name: getattr(torch, name) for name in ("tensor", "as_tensor")}
+        for name in self.made:
+            setattr(torch, name, lambda value, name=name, **how: self.make(name, value, how))
+        return super().__enter__()
+
+    def __exit__(self, *what):
+        for name, function in self.made.items():
+            setattr(torch, name, function)
+        return super().__exit__(*what)
+
+    def make(self, name, value, how):
+        device = torch.device(how.get("device") or "cpu")
+        if not isinstance(value, Tensor) and device.type != "cpu":
+            raise RuntimeError(f"{value} would be copied")
+        return self.made[name](value, **how)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        tensors = [a for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
+        if any(t.device.type == "cpu" and t.ndim for t in tensors):
+            raise RuntimeError(f"{func} would copy")
+        return func(*args, **(kwargs or {}))
+
+
+WHERE = {
+    "coordinates": {"x": [0, 1], "t": [0, 1]},
+    "fields": ["u"],
+    "equations": ["u_t = where(x < 0.5, 1, 0) * u_xx"],
+    "conditions": [{"periodic": "x"}, {"where": "t = 0", "u": 0}],
+    "reference": "none",
+}
+
+
+def test_a_choice_by_place_is_recorded():
+    problem = Problem.from_mapping(WHERE, name="where")
+    field = trainer(hard=False).current.field
+    terms = [interior_term(problem)]
+    points = PointSet(torch.rand(9, 2).double(), torch.full((9,), 1 / 9).double())
+    ResidualEngine(problem, field, terms).loss_and_gradient({"interior": points})
+    engine = ResidualEngine(problem, field.to("meta"), terms, recorder=Rerun())
+    batch = {"interior": on_meta(points)}
+    with NothingIsCopied():
+        assert engine._sums_apart(batch)[0].is_meta
+    with pytest.raises(RuntimeError, match="copied"), NothingIsCopied():
+        torch.as_tensor(1.0, device="meta")
+
+
 @pytest.mark.parametrize("name, settings", CASES)
 def test_what_is_recorded_never_looks_at_a_number(name, settings):
     """Nor mixes devices: on tensors that have shapes only, both are errors."""
@@ -136,7 +188,8 @@ def test_what_is_recorded_never_looks_at_a_number(name, settings):
     field = member.current.field.to("meta")
     engine = ResidualEngine(member.problem, field, member.terms, recorder=Rerun())
     batch = {key: on_meta(points) for key, points in member.batch.items()}
-    value, gradient = engine._sums_apart(batch)
+    with NothingIsCopied():
+        value, gradient = engine._sums_apart(batch)
     assert value.is_meta and gradient.is_meta and gradient.shape == (engine.parameter_count,)
     with pytest.raises((NotImplementedError, RuntimeError)):
         engine.loss_and_gradient(batch)  # which does look
@@ -271,6 +324,25 @@ def test_a_recorded_step_borrows_nothing_from_others(apart):
         replayed.loss_and_gradient(batch)
     assert ordinary > 0 and (len(borrowed) == 3 * ordinary) == apart
     assert (workspace._free == {}) == apart  # nor are two sets kept
+
+
+def test_a_check_of_numbers_that_are_not_finite_is_put_off(monkeypatch):
+    """A line search may go too far at just that evaluation."""
+    monkeypatch.setattr(replay, "CHECK_EVERY", 3)
+    replayed, plain, batch = engines(Rerun(spoil=1.01, sound=3))
+    kept = plain.parameters[0].detach().clone()
+    found = []
+    for seed in range(7):
+        move(plain, seed)
+        if seed == 4:
+            with torch.no_grad():
+                plain.parameters[0].fill_(float("inf"))
+        found.append(replayed.loss_and_gradient(batch))
+        assert not replayed.replayed.given_up or seed > 4
+        with torch.no_grad():
+            plain.parameters[0].copy_(kept)
+    assert not found[4][0] < float("inf") and found[5][0] < float("inf")
+    assert "other numbers" in replayed.replayed.given_up  # the check is put off, not left out
 
 
 @pytest.mark.parametrize("make", ["adam", "quasi-newton"])
