@@ -12,7 +12,15 @@ COPIES = 4
 """Of all parameters, at least: themselves, their gradient, and two of an optimiser's state."""
 
 
-def require_jacobian(rows: int, columns: int, item: int, allowed: float) -> None:
+NEEDS = {"primal": (1, 4), "dual": (3, 4), "randomised": (3, 14)}
+"""By form, Jacobians and squares of its shorter side that a step holds at most, as measured."""
+MOST_NEEDED = (3, 6)
+"""The same of orthogonal factors, which ``auto`` comes to once the damping is small."""
+
+
+def require_jacobian(
+    rows: int, columns: int, item: int, allowed: float, *, form: str = "auto", linear: int = 0
+) -> None:
     """Refuse a Jacobian that does not fit with its factors.
 
     Args:
@@ -20,18 +28,29 @@ def require_jacobian(rows: int, columns: int, item: int, allowed: float) -> None
         columns: parameters.
         item: bytes of a number.
         allowed: bytes that may be used.
+        form: how a step is found, see `optimizers.least_squares`.
+        linear: parameters that are projected out (`variable_projection`); 0 for none.
 
     Raises:
         ResourceError: with the sizes, and what to use instead.
     """
-    # Beside it a scaled one in residual space, or orthogonal factors once the damping is small; and
-    # a normal matrix, its factor and one kept from an earlier step.
-    size = item * (2 * rows * columns + 3 * min(rows, columns) ** 2)
+    rest = columns - linear
+    side = {"primal": rest, "dual": rows}.get(form, min(rows, rest))
+    copies, squares = NEEDS.get(form, MOST_NEEDED)
+    count = copies * rows * columns + squares * side**2
+    instead = "fewer points, a smaller network, "
+    if linear:
+        # The Jacobian; the projected one and its basis, and factors of it; and while a trial is
+        # projected the singular vectors of the linear columns and what they are computed in.
+        count = rows * (2 * columns + rest + max(5 * linear, columns))
+        count += squares * side**2 + 2 * linear * rest + 8 * linear**2
+        instead += "no variable_projection, "
+    size = item * count
     if size > allowed:
         raise ResourceError(
             f"the Jacobian of {rows} residuals by {columns} parameters and its factors need "
             f"{size / 2**30:.1f} GiB, and {allowed / 2**30:.1f} GiB may be used; use "
-            "fewer points, a smaller network, or an optimiser without Jacobian (optimizer: lbfgs; "
+            f"{instead}or an optimiser without Jacobian (optimizer: lbfgs; "
             "spring needs one too, but of few points)"
         )
 

@@ -29,9 +29,13 @@ def check_memory(case: Case) -> None:
         return
     network, item = solver.network, 4 if case.run.dtype == "float32" else 8
     hidden = (network.depth - 1) * network.width * (network.width + 1)
-    columns = hidden + 2 * network.width + (network.width + 1) * len(case.problem.fields)
+    readout = (network.width + 1) * len(case.problem.fields)
+    columns = hidden + 2 * network.width + readout
     rows = solver.points.interior * len(case.problem.equations)
     free = free_memory()
     require_state(columns, item, free)
-    if any(isinstance(stage, GaussNewton | Spring) for stage in solver.optimizer):
-        require_jacobian(rows, columns, item, free)
+    for stage in solver.optimizer:
+        if isinstance(stage, GaussNewton | Spring):
+            projected = isinstance(stage, GaussNewton) and stage.variable_projection
+            linear = readout if projected else 0
+            require_jacobian(rows, columns, item, free, form=stage.solver, linear=linear)

@@ -55,7 +55,9 @@ def optimizer_of(
     parameters = engine.parameters
     if isinstance(chosen, settings.GaussNewton | settings.Spring):
         example = parameters[0]
-        require_memory(rows, engine.parameter_count, example.dtype, example.device)
+        require_memory(
+            rows, engine.parameter_count, example.dtype, example.device, form=chosen.solver
+        )
         return _least_squares(chosen, stage, engine, batch)
 
     def objective() -> tuple[float, Tensor]:

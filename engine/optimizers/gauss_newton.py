@@ -21,7 +21,15 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ...errors import ConfigurationError, DivergedError
 from .damping import Damping
-from .least_squares import FORMS, Damped, Factor, Iterated, Normal, require_sum_of_squares
+from .least_squares import (
+    FORMS,
+    Damped,
+    Factor,
+    Iterated,
+    Normal,
+    require_form,
+    require_sum_of_squares,
+)
 
 PROBE = 0.1
 """Part of the step over which r'' is taken by a difference."""
@@ -66,14 +74,13 @@ class GaussNewton:
         acceleration: bool = True,
         max_trials: int = 12,
     ) -> None:
-        for name, value, known in (
-            ("form", form, ("auto", *FORMS)),
-            ("line_search", line_search, ("damping", "grid")),
-        ):
-            if value not in known:
-                raise ConfigurationError(
-                    f"{name}: no such thing", found=value, advice=f"write one of {', '.join(known)}"
-                )
+        require_form(form)
+        if line_search not in ("damping", "grid"):
+            raise ConfigurationError(
+                "line_search: no such thing",
+                found=line_search,
+                advice="write one of damping, grid",
+            )
         self.parameters = list(parameters)
         self.residuals = residuals
         self.linearise = linearise
@@ -95,7 +102,7 @@ class GaussNewton:
             ConfigurationError: what the closures return is no vector of residuals.
             DivergedError: a residual or the Jacobian is not finite; the parameters were not moved.
         """
-        r, jacobian = self.linearise()
+        r, jacobian = (part.detach() for part in self.linearise())
         start = parameters_to_vector(self.parameters).detach().clone()
         require_sum_of_squares(r, jacobian, len(start))
         before = float(r @ r)

@@ -451,9 +451,9 @@ def sketch(matrix: Tensor) -> Tensor:
     size = OVERSAMPLING * columns
     if rows <= size:
         return matrix
-    generator = torch.Generator().manual_seed(rows)
-    where = torch.randint(size, (rows, NONZEROS), generator=generator)
-    signs = 2.0 * torch.randint(2, (rows, NONZEROS), generator=generator) - 1
+    generator, shape = torch.Generator().manual_seed(rows), (rows, NONZEROS)
+    where = torch.randint(size, shape, generator=generator, device="cpu")
+    signs = 2.0 * torch.randint(2, shape, generator=generator, device="cpu") - 1
     result = matrix.new_zeros(size, columns)
     for k in range(NONZEROS):
         weights = (signs[:, k] / math.sqrt(NONZEROS)).to(matrix)
@@ -461,15 +461,49 @@ def sketch(matrix: Tensor) -> Tensor:
     return result
 
 
-def require_memory(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> None:
+def require_memory(
+    rows: int,
+    columns: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    form: str = "auto",
+    linear: int = 0,
+) -> None:
     """Refuse a Jacobian that does not fit, before anything is computed.
+
+    Args:
+        rows: residuals.
+        columns: parameters.
+        dtype: of both.
+        device: where they are.
+        form: how a step will be found.
+        linear: parameters that are projected out.
 
     Raises:
         ResourceError: with the sizes, and what to use instead.
     """
-    on_gpu = device.type == "cuda"
-    allowed = torch.cuda.mem_get_info(device)[0] if on_gpu else free_memory()
-    require_jacobian(rows, columns, torch.finfo(dtype).bits // 8, allowed)
+    allowed = free_memory()
+    if device.type == "cuda":
+        # What torch has taken and not given out, such as the last Jacobian, is free as well.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        allowed = torch.cuda.mem_get_info(device)[0] + kept
+    item = torch.finfo(dtype).bits // 8
+    require_jacobian(rows, columns, item, allowed, form=form, linear=linear)
+
+
+def require_form(form: str) -> None:
+    """Refuse a form that does not exist.
+
+    Raises:
+        ConfigurationError: with those that do.
+    """
+    if form not in ("auto", *FORMS):
+        raise ConfigurationError(
+            "form: no such thing",
+            found=form,
+            advice=f"write one of {', '.join(('auto', *FORMS))}",
+        )
 
 
 def require_sum_of_squares(residual: Tensor, jacobian: Tensor, columns: int) -> None:
@@ -478,6 +512,10 @@ def require_sum_of_squares(residual: Tensor, jacobian: Tensor, columns: int) -> 
     Raises:
         ConfigurationError: shapes, and what to use instead.
     """
+    if residual.shape == (0,):
+        raise ConfigurationError(
+            "there is no residual whose square could be lowered", advice="give it points"
+        )
     if residual.ndim != 1 or tuple(jacobian.shape) != (len(residual), columns):
         raise ConfigurationError(
             "Gauss-Newton lowers a sum of squares: it needs residuals of shape (m,) and their "

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from ...errors import DivergedError
+from ...errors import ConfigurationError, DivergedError
 from .gauss_newton import prepare
-from .least_squares import require_sum_of_squares
+from .least_squares import require_form, require_sum_of_squares
 
 
 class Spring:
@@ -40,6 +40,9 @@ class Spring:
         learning_rate: eta. Momentum adds up: stable, roughly, to ``1 - beta``.
         largest_step: Euclidean length of the longest step taken.
         form: as in `GaussNewton`.
+
+    Raises:
+        ConfigurationError: damping, momentum or form is none.
     """
 
     def __init__(
@@ -53,6 +56,17 @@ class Spring:
         largest_step: float = 1.0,
         form: str = "auto",
     ) -> None:
+        require_form(form)
+        if not 0 < damping < math.inf:
+            raise ConfigurationError(
+                "damping: out of range", found=damping, advice="write a positive number, like 1e-3"
+            )
+        if not 0 <= momentum < 1:
+            raise ConfigurationError(
+                "momentum: out of range",
+                found=momentum,
+                advice="write a number from 0 up to, but not including, 1, such as 0.9",
+            )
         self.parameters = list(parameters)
         self.linearise = linearise
         self.damping = damping
@@ -75,7 +89,7 @@ class Spring:
             DivergedError: a residual, the Jacobian or the step is not finite; the parameters were
                 not moved.
         """
-        r, jacobian = self.linearise()
+        r, jacobian = (part.detach() for part in self.linearise())
         start = parameters_to_vector(self.parameters).detach().clone()
         require_sum_of_squares(r, jacobian, len(start))
         loss = float(r @ r)

@@ -22,7 +22,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from ...errors import ConfigurationError, DivergedError
 from .damping import Damping
 from .gauss_newton import PROBE, believable, prepare
-from .least_squares import Damped, require_sum_of_squares
+from .least_squares import Damped, require_form, require_memory, require_sum_of_squares
 
 CUT = 1e-5
 """Default of ``cut``. Fewer digits of the best read-out are lost than are won: exact to rounding,
@@ -87,7 +87,8 @@ class VariableProjection:
         max_trials: damping values tried before a step is given up.
 
     Raises:
-        ConfigurationError: ``linear`` is empty, everything, or not among ``parameters``.
+        ConfigurationError: ``linear`` is empty, everything, or not among ``parameters``; or there
+            is no such form.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class VariableProjection:
         cut: float | None = None,
         max_trials: int = 12,
     ) -> None:
+        require_form(form)
         self.parameters = list(parameters)
         chosen = {id(p) for p in linear}
         if not chosen or not chosen < {id(p) for p in self.parameters}:
@@ -124,6 +126,7 @@ class VariableProjection:
         self.stalled = False
         self._point: _Point | None = None
         self._at: Tensor | None = None
+        self._counted = False
 
     def step(self) -> float:
         """One accepted step (or none, when every trial failed).
@@ -134,6 +137,7 @@ class VariableProjection:
         Raises:
             ConfigurationError: what the closures return is no vector of residuals.
             DivergedError: a residual or the Jacobian is not finite; the parameters were not moved.
+            ResourceError: Jacobian and projection do not fit into memory.
         """
         point = self._here()
         start = self._get()
@@ -153,6 +157,9 @@ class VariableProjection:
                 if trial is not None:
                     gain = (before - trial.loss) / max(predicted, 1e-300)
                     self.damping.accept(gain, system.least)
+                    # What is there of the last point goes before more is asked for.
+                    del system, point
+                    self._point = None
                     self._point = self._again(trial)
                     self.stalled = False
                     return self._point.loss
@@ -167,6 +174,7 @@ class VariableProjection:
         if self._point is not None:
             return self._point
         start = self._get()
+        self._count()
         point = self._project(start if self._at is None else self._at)
         if point is None:
             self._put(start)
@@ -177,6 +185,14 @@ class VariableProjection:
             point = self._again(point)
         self._point, self._at = point, None
         return point
+
+    def _count(self) -> None:
+        """Refuse, before the first Jacobian, what does not fit."""
+        if not self._counted:
+            first, linear = self.parameters[0], int(self.is_linear.sum())
+            rows, columns = self._values().numel(), len(self.is_linear)
+            require_memory(rows, columns, first.dtype, first.device, form=self.form, linear=linear)
+            self._counted = True
 
     def _again(self, point: _Point) -> _Point:
         """The point, linearised once more if its best c is far from where that was done."""
@@ -196,7 +212,7 @@ class VariableProjection:
         None, and c wherever, if the loss is not below ``before`` or not finite.
         """
         self._put(where)
-        r, jacobian = self.linearise()
+        r, jacobian = (part.detach() for part in self.linearise())
         require_sum_of_squares(r, jacobian, len(where))
         phi = jacobian[:, self.is_linear]
         norms = torch.linalg.vector_norm(phi, dim=0)
@@ -205,7 +221,9 @@ class VariableProjection:
         # A feature that the residuals do not feel (beyond rounding) is left alone; scaled up, its
         # rounding would move it without end.
         scale = torch.where(norms > LEAST_COLUMN * norms.max(), 1 / norms, 0.0)
-        left, size, right = torch.linalg.svd(phi * scale, full_matrices=False)
+        phi *= scale  # a copy, of columns of J
+        left, size, right = torch.linalg.svd(phi, full_matrices=False)
+        del phi
         cut = max(self.cut, 10 * torch.finfo(size.dtype).eps) * size[0]
         # Damped instead of cut off: a loss with jumps, where the rank changes, cannot be lowered.
         filtered = torch.where(size > 0, size / (size.square() + cut**2), 0.0)
@@ -227,7 +245,9 @@ class VariableProjection:
             return None
         outer = jacobian[:, ~self.is_linear]
         coupling = left.T @ outer
-        outer -= left @ (share[:, None] * coupling)
+        if not bool(coupling.isfinite().all()):
+            return None
+        outer.addmm_(left, share[:, None] * coupling, alpha=-1)
         return _Point(where, left, share, inner, loss, values, rest, outer, coupling)
 
     def _joint(self, point: _Point, step: Tensor, right: Tensor) -> Tensor:
@@ -302,7 +322,7 @@ def is_affine(
 
         def draw() -> list[Tensor]:
             return [
-                0.5 + torch.rand(p.shape, generator=generator, dtype=torch.float64)
+                0.5 + torch.rand(p.shape, generator=generator, dtype=torch.float64, device="cpu")
                 for p in parameters
             ]
 

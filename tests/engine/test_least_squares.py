@@ -171,8 +171,32 @@ def test_a_parameter_that_is_hardly_felt_is_held_like_the_others(form, shape, mo
 def test_a_jacobian_too_large_says_how_large_and_what_to_use_instead():
     cpu = torch.device("cpu")
     require_memory(1000, 1000, torch.float64, cpu)
-    with pytest.raises(ResourceError, match=r"1000000 residuals by 20000 .* 3\d\d\.\d GiB.*lbfgs"):
+    with pytest.raises(ResourceError, match=r"1000000 residuals by 20000 .* 4\d\d\.\d GiB.*lbfgs"):
         require_memory(10**6, 20_000, torch.float64, cpu)
+
+
+def test_every_form_is_counted_with_what_it_squares(monkeypatch):
+    monkeypatch.setattr(least_squares, "free_memory", lambda: 2e9)
+    cpu = torch.device("cpu")
+    for form in ("auto", "primal", "qr"):
+        require_memory(40_000, 1000, torch.float64, cpu, form=form)
+    with pytest.raises(ResourceError):  # residuals by residuals
+        require_memory(40_000, 1000, torch.float64, cpu, form="dual")
+    require_memory(1000, 40_000, torch.float64, cpu, form="dual")
+    with pytest.raises(ResourceError):
+        require_memory(1000, 40_000, torch.float64, cpu, form="primal")
+
+
+def test_on_a_gpu_what_torch_keeps_for_later_is_free(monkeypatch):
+    """The Jacobian of the last window, most of all."""
+    for name, found in (("mem_get_info", (10**8, 10**9)), ("memory_reserved", 9 * 10**8)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, found=found: found)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
+    gpu = torch.device("cuda")
+    require_memory(20_000, 1000, torch.float64, gpu)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 9 * 10**8)
+    with pytest.raises(ResourceError, match=r"0\.1 GiB may be used"):
+        require_memory(20_000, 1000, torch.float64, gpu)
 
 
 def test_a_scalar_loss_is_no_sum_of_squares():
@@ -180,6 +204,8 @@ def test_a_scalar_loss_is_no_sum_of_squares():
         require_sum_of_squares(torch.tensor(1.0), torch.ones(1, 3), 3)
     with pytest.raises(ConfigurationError):
         require_sum_of_squares(torch.ones(4), torch.ones(4, 2), 3)
+    with pytest.raises(ConfigurationError, match="no residual.*points"):
+        require_sum_of_squares(torch.ones(0), torch.ones(0, 3), 3)
 
 
 @pytest.mark.parametrize("change", [0.0, 0.01])

@@ -8,7 +8,7 @@ from torch import nn
 
 from residua.engine.optimizers.least_squares import FORMS, Normal
 from residua.engine.optimizers.spring import Spring
-from residua.errors import DivergedError
+from residua.errors import ConfigurationError, DivergedError
 
 DOUBLE = torch.float64
 SIZE = 40
@@ -126,3 +126,17 @@ def test_what_is_not_finite_moves_nothing():
     assert (theta == 0).all()
     optimizer.soften()
     assert optimizer.damping == pytest.approx(1e-2) and optimizer.last is None
+
+
+@pytest.mark.parametrize("wrong", [{"momentum": 1.0}, {"damping": -1.0}, {"form": "cholesky"}])
+def test_what_is_out_of_range_is_refused(wrong):
+    batches = Batches()
+    with pytest.raises(ConfigurationError, match=f"{next(iter(wrong))}.*write"):
+        Spring([batches.theta], batches, **wrong)
+
+
+def test_residuals_may_come_with_their_graph():
+    theta = nn.Parameter(torch.ones(SIZE, dtype=DOUBLE))
+    optimizer = Spring([theta], lambda: (2 * theta, 2 * torch.eye(SIZE, dtype=DOUBLE)))
+    before = optimizer.step()
+    assert optimizer.step() < before and optimizer.last.grad_fn is None

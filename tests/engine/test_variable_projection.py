@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+from residua.engine.memory import require_jacobian
+from residua.engine.optimizers import least_squares as damped
 from residua.engine.optimizers.gauss_newton import GaussNewton
 from residua.engine.optimizers.jacobian import least_squares
 from residua.engine.optimizers.variable_projection import VariableProjection, is_affine
-from residua.errors import ConfigurationError
+from residua.errors import ConfigurationError, DivergedError, ResourceError
 
 DOUBLE = torch.float64
 X = torch.linspace(0, 1, 60, dtype=DOUBLE)[:, None]
@@ -197,3 +204,84 @@ def test_all_or_no_parameters_being_linear_is_refused():
     for linear in ([], closures.parameters, [nn.Parameter(torch.zeros(1))]):
         with pytest.raises(ConfigurationError, match="linear parameters"):
             VariableProjection(closures.parameters, linear, *closures[1:])
+    with pytest.raises(ConfigurationError, match=r"form.*write one of auto, primal"):
+        build(form="cholesky")
+
+
+def test_what_it_needs_is_counted_before_the_first_jacobian(monkeypatch):
+    """The same residuals fit without projection; no Jacobian is computed to find that out."""
+    made = []
+
+    def jacobian():
+        made.append(1)
+        raise AssertionError
+
+    first, second = (nn.Parameter(torch.zeros(n, dtype=DOUBLE)) for n in (600, 400))
+    rows = torch.zeros(4000, dtype=DOUBLE)
+    monkeypatch.setattr(damped, "free_memory", lambda: 1.5e8)
+    damped.require_memory(4000, 1000, DOUBLE, torch.device("cpu"))
+    optimizer = VariableProjection([first, second], [second], lambda: rows, jacobian)
+    with pytest.raises(ResourceError, match=r"4000 residuals by 1000 .*no variable_projection"):
+        optimizer.step()
+    assert not made
+
+
+PEAK = """
+import sys, torch
+from pathlib import Path
+from residua.engine.optimizers.variable_projection import VariableProjection
+
+def resident(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
+
+def peak(rows, linear, columns):
+    base = torch.randn(rows, columns, dtype=torch.float64)
+    memory, wanted = torch.empty_like(base), torch.randn(rows, dtype=torch.float64)
+    sizes = (columns - linear, linear)
+    alpha, c = (torch.nn.Parameter(torch.zeros(n, dtype=torch.float64)) for n in sizes)
+    residuals = lambda: base @ torch.cat([alpha, c]).detach() - wanted
+    linearise = lambda: (residuals(), memory.copy_(base))
+    optimizer = VariableProjection([alpha, c], [c], residuals, linearise, form="qr")
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    optimizer.step()
+    optimizer.step()
+    return resident("VmHWM") - before
+
+peak(300, 20, 60)  # libraries are loaded
+print(*(peak(4000, linear, 400) for linear in (40, 200)))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no peak memory is told")
+def test_what_is_counted_is_what_is_needed():
+    """In a process of its own whose memory goes back to the system as soon as it is free."""
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK],
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    for linear, peak in zip((40, 200), map(int, done.stdout.split()), strict=True):
+        require_jacobian(4000, 400, 8, 1.4 * peak, form="qr", linear=linear)
+        with pytest.raises(ResourceError):
+            require_jacobian(4000, 400, 8, 0.9 * peak, form="qr", linear=linear)
+
+
+def test_a_jacobian_that_is_not_finite_beside_the_linear_columns_moves_nothing():
+    module = Net()
+    parameters, residuals, linearise = least_squares(module, poisson)
+
+    def spoilt():
+        r, jacobian = linearise()
+        jacobian[3, 0] = float("nan")
+        return r, jacobian
+
+    before = torch.cat([p.detach().flatten() for p in parameters])
+    optimizer = VariableProjection(parameters, list(module.readout.parameters()), residuals, spoilt)
+    with pytest.raises(DivergedError):
+        optimizer.step()
+    assert torch.equal(before, torch.cat([p.detach().flatten() for p in parameters]))
