@@ -39,6 +39,10 @@ class PointSet:
             self._blocks[size] = [(slice(i, min(i + equal, n)), {}) for i in range(0, n, equal)]
         return self._blocks[size]
 
+    def places(self) -> list[Tensor]:
+        """Points and, where there are any, targets."""
+        return [self.points, *(() if self.targets is None else (self.targets,))]
+
     def tensors(self) -> list[Tensor]:
         """Points, weights and, where there are any, targets."""
         return [self.points, self.weights, *(() if self.targets is None else (self.targets,))]

@@ -9,6 +9,7 @@ optimiser, and are read where they lie.
 The first evaluation on a set of points is an ordinary one, for many sets are never seen again. The
 second is ordinary too, and then the graph is recorded (or what has changed is copied into it),
 replayed, and compared with what was just computed: nothing is replayed that has not been compared.
+Weights that change with every step (attention, causality) are compared once; then they are copied.
 Every `CHECK_EVERY`-th replay is compared again. Where recording fails, or results differ, ordinary
 evaluation does the work from then on, and the log says so. `RESIDUA_GRAPHS=0` never records.
 
@@ -136,8 +137,11 @@ class _Recording:
     batch: Batch
     replay: Callable[[], Outputs]
     memory: tuple[int, ...]
-    state: _State
+    places: _State
+    weights: _State
     replays: int = field(default=0)
+    reweighed: bool = field(default=False)
+    """Other weights have been copied into it, and what it gave with them has been compared."""
 
 
 class Replayed:
@@ -180,14 +184,23 @@ class Replayed:
         if self.given_up:
             return self.evaluate(batch)
         key = tuple((name, *map(_form, points.tensors())) for name, points in batch.items())
-        state = _State(tensor for points in batch.values() for tensor in points.tensors())
+        places = _State(tensor for points in batch.values() for tensor in points.places())
+        weights = _State(points.weights for points in batch.values())
         recording = self._recordings.get(key)
-        if recording is not None and (recording.state, recording.memory) == (state, self._memory()):
-            return self._replay(recording, batch)
-        if self._seen.get(key) != state:
-            _keep(self._seen, key, state)
+        if recording is not None and (recording.places, recording.memory) == (
+            places,
+            self._memory(),
+        ):
+            if recording.weights != weights and recording.reweighed:
+                for name, points in recording.batch.items():
+                    points.weights.copy_(batch[name].weights)
+                recording.weights = weights
+            if recording.weights == weights:
+                return self._replay(recording, batch)
+        if self._seen.get(key) != places:
+            _keep(self._seen, key, places)
             return self.evaluate(batch)
-        return self._settle(key, state, batch)
+        return self._settle(key, places, weights, batch)
 
     def _memory(self) -> tuple[int, ...]:
         """Where the parameters are, and where everything else is and how often it has changed."""
@@ -206,7 +219,7 @@ class Replayed:
         value, gradient = recording.replay()
         return value.clone(), gradient.clone()
 
-    def _settle(self, key: tuple, state: _State, batch: Batch) -> Outputs:
+    def _settle(self, key: tuple, places: _State, weights: _State, batch: Batch) -> Outputs:
         """Evaluate by ordinary means, and have a recording of just that from now on."""
         exact = self.evaluate(batch)
         if not _finite(exact):
@@ -219,13 +232,15 @@ class Replayed:
                 recording = None  # its memory goes before that of the next is asked for
                 own = {name: points.clone() for name, points in batch.items()}
                 replay = self.recorder.record(lambda: self.recorded(own))
-                recording = _Recording(own, replay, memory, state)
-            recording.state = state
+                recording = _Recording(own, replay, memory, places, weights)
+            other = recording.weights != weights
+            recording.places, recording.weights = places, weights
         except Exception as error:  # by torch, by the driver, or for want of memory
             said = str(error).strip().splitlines()
             self._give_up(f"{type(error).__name__}: {said[0] if said else ''}"[:200])
             return exact
         if self._compared(recording, exact):
+            recording.reweighed |= other
             _keep(self._recordings, key, recording)
         return exact
 

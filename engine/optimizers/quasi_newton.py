@@ -265,6 +265,11 @@ def _warn(text: str) -> None:
     warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
+def _kept(gradient: Tensor) -> Tensor:
+    """A copy in float64: an objective may write the next gradient where the last one was."""
+    return gradient.to(torch.float64, copy=True)
+
+
 class QuasiNewton:
     """Steps along ``-H g``, as far as the strong Wolfe conditions say.
 
@@ -305,7 +310,7 @@ class QuasiNewton:
         """
         if self.known is None:
             value, gradient = evaluate(self.objective)
-            self.known = value, gradient.double()
+            self.known = value, _kept(gradient)
         value, gradient = self.known
         if not bool(gradient.any()):
             self.stalled = True
@@ -358,7 +363,7 @@ class QuasiNewton:
                 there, found = self.objective()
             except DivergedError:
                 return Trial(step, math.inf, math.nan)
-            found = found.double()
+            found = _kept(found)
             return Trial(step, there, float(found @ direction), found)
 
         first = min(1.0, 1 / float(gradient.norm())) if self.inverse.fresh else 1.0

@@ -478,3 +478,21 @@ def test_one_parameter_is_trained_too(update, seed):
 def test_an_update_that_does_not_exist_is_named():
     with pytest.raises(ConfigurationError, match="update"):
         DenseInverse(3, "typo")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_an_objective_may_use_the_memory_of_its_gradient_again(limited):
+    """Else every change of the gradient would be zero, and nothing would ever be learnt."""
+    curvature = torch.logspace(0, 2, 6, dtype=torch.float64)
+    parameter = nn.Parameter(torch.ones(6, dtype=torch.float64))
+    memory = torch.empty(6, dtype=torch.float64)
+
+    def objective():
+        torch.mul(curvature, parameter.detach(), out=memory)
+        return float(0.5 * memory @ parameter.detach()), memory
+
+    inverse = LimitedInverse() if limited else DenseInverse(6)
+    optimizer = QuasiNewton([parameter], objective, inverse)
+    for _ in range(40):
+        loss = optimizer.step()
+    assert not inverse.fresh and loss < 1e-15

@@ -228,7 +228,21 @@ def test_new_points_and_weights_are_copied_into_the_recording(how):
             assert alike(replayed.loss_and_gradient(batch), plain.loss_and_gradient(batch))
         batch = changed(batch, how)
     assert recorder.recordings == 1
-    assert recorder.replays == 3 * 3  # the second evaluation of a round is compared with a replay
+    # The second evaluation on new points is compared with a replay; so is the first with other
+    # weights, but in the first round, and after that they are copied.
+    assert recorder.replays == (3 * 3 if how == "points" else 3 + 4 + 4)
+
+
+def test_weights_that_change_with_every_step_are_replayed():
+    recorder = Rerun()
+    replayed, plain, batch = engines(recorder)
+    ordinary, evaluate = [], replayed.replayed.evaluate
+    replayed.replayed.evaluate = lambda batch: ordinary.append(1) or evaluate(batch)
+    for seed in range(10):
+        move(plain, seed)
+        batch = changed(batch, "weights" if seed % 2 else "weights in place")
+        assert alike(replayed.loss_and_gradient(batch), plain.loss_and_gradient(batch))
+    assert recorder.recordings == 1 and len(ordinary) == 3
 
 
 @pytest.mark.parametrize("how", ["points", "weights", "weights in place"])
