@@ -97,6 +97,8 @@ class Channel:
         if "unavailable" in found:
             raise Skipped(found["unavailable"])
         if "failed" in found:
+            if self.alone:  # after some errors of a GPU nothing works in a process any more
+                _end(self.worker.process)
             raise Failed(found["failed"])
         return found
 

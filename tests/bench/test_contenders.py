@@ -133,6 +133,19 @@ def test_who_does_not_answer_in_time_is_ended_and_begins_again(monkeypatch):
         assert "times" in found["nested"]
 
 
+def test_a_process_that_failed_is_not_asked_again(monkeypatch):
+    """An illegal access on a GPU spoils all that its process does afterwards."""
+    monkeypatch.setitem(KINDS, "step", ("nested",))
+    with Workers("cpu", 1, fork=False) as workers:
+        channel = workers.open("nested")
+        channel.send("open", contender="no such", device="cpu", threads=1)
+        with pytest.raises(Failed, match="KeyError"):
+            channel.answer()
+        channel.close()
+        assert channel.worker.process.poll() is not None
+        assert speed.measure_row(tiny(), workers, 1)["error"] is None
+
+
 class Launching:
     """A processor that is asked what a GPU is asked."""
 
