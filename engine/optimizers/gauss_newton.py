@@ -103,6 +103,7 @@ class GaussNewton:
             DivergedError: a residual or the Jacobian is not finite; the parameters were not moved.
         """
         r, jacobian = (part.detach() for part in self.linearise())
+        r = r.clone()  # whose memory may be used for the next residuals
         start = parameters_to_vector(self.parameters).detach().clone()
         require_sum_of_squares(r, jacobian, len(start))
         before = float(r @ r)
@@ -188,7 +189,7 @@ class GaussNewton:
 
     def _values(self) -> Tensor:
         with torch.no_grad():
-            return self.residuals().detach()
+            return self.residuals().detach().clone()
 
     def soften(self) -> None:
         """After a divergence: damp strongly."""

@@ -213,6 +213,7 @@ class VariableProjection:
         """
         self._put(where)
         r, jacobian = (part.detach() for part in self.linearise())
+        r = r.clone()  # whose memory may be used for the next residuals
         require_sum_of_squares(r, jacobian, len(where))
         phi = jacobian[:, self.is_linear]
         norms = torch.linalg.vector_norm(phi, dim=0)
@@ -272,7 +273,7 @@ class VariableProjection:
 
     def _values(self) -> Tensor:
         with torch.no_grad():
-            return self.residuals().detach()
+            return self.residuals().detach().clone()
 
     def _get(self) -> Tensor:
         return parameters_to_vector(self.parameters).detach().clone()

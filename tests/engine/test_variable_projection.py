@@ -285,3 +285,28 @@ def test_a_jacobian_that_is_not_finite_beside_the_linear_columns_moves_nothing()
     with pytest.raises(DivergedError):
         optimizer.step()
     assert torch.equal(before, torch.cat([p.detach().flatten() for p in parameters]))
+
+
+@pytest.mark.parametrize("projected", [True, False])
+def test_residuals_may_be_written_where_the_last_ones_were(projected):
+    def run(again):
+        module = Net()
+        parameters, plain, linearise = least_squares(module, cubic)
+        memory = torch.empty(len(plain()), dtype=DOUBLE)
+
+        def residuals():
+            return memory.copy_(plain()) if again else plain()
+
+        def both():
+            r, jacobian = linearise()
+            return (memory.copy_(r) if again else r), jacobian
+
+        linear = list(module.readout.parameters())
+        optimizer = (
+            VariableProjection(parameters, linear, residuals, both, exact=False)
+            if projected
+            else GaussNewton(parameters, residuals, both)
+        )
+        return [optimizer.step() for _ in range(4 if projected else 12)]
+
+    assert run(again=True) == run(again=False)
