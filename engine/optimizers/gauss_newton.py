@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ...errors import ConfigurationError, DivergedError
 from .damping import Damping
@@ -30,6 +29,7 @@ from .least_squares import (
     require_form,
     require_sum_of_squares,
 )
+from .objective import assign, flatten
 
 PROBE = 0.1
 """Part of the step over which r'' is taken by a difference."""
@@ -104,7 +104,7 @@ class GaussNewton:
         """
         r, jacobian = (part.detach() for part in self.linearise())
         r = r.clone()  # whose memory may be used for the next residuals
-        start = parameters_to_vector(self.parameters).detach().clone()
+        start = flatten(self.parameters)
         require_sum_of_squares(r, jacobian, len(start))
         before = float(r @ r)
         if not math.isfinite(before):
@@ -131,8 +131,7 @@ class GaussNewton:
                 system = prepare(self.form, self.damping.value, jacobian, r)
             else:
                 self.damping.reject()
-        with torch.no_grad():
-            vector_to_parameters(start, self.parameters)
+        assign(start, self.parameters)
         self.damping.restart()
         self.stalled = True
         return before
@@ -184,8 +183,7 @@ class GaussNewton:
         where = start + length * step
         if bend is not None:
             where += length**2 * bend
-        with torch.no_grad():
-            vector_to_parameters(where, self.parameters)
+        assign(where, self.parameters)
 
     def _values(self) -> Tensor:
         with torch.no_grad():

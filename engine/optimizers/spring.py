@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ...errors import ConfigurationError, DivergedError
 from .gauss_newton import prepare
 from .least_squares import require_form, require_sum_of_squares
+from .objective import assign, flatten
 
 
 class Spring:
@@ -90,7 +90,7 @@ class Spring:
                 not moved.
         """
         r, jacobian = (part.detach() for part in self.linearise())
-        start = parameters_to_vector(self.parameters).detach().clone()
+        start = flatten(self.parameters)
         require_sum_of_squares(r, jacobian, len(start))
         loss = float(r @ r)
         if not math.isfinite(loss):
@@ -108,8 +108,7 @@ class Spring:
             raise DivergedError("a step is not finite")
         if length > self.largest_step:
             move *= self.largest_step / length
-        with torch.no_grad():
-            vector_to_parameters(start + move, self.parameters)
+        assign(start + move, self.parameters)
         self.last = step
         self.steps += 1
         return loss

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ...errors import ConfigurationError, DivergedError
 from .damping import Damping
 from .gauss_newton import PROBE, believable, prepare
 from .least_squares import Damped, require_form, require_memory, require_sum_of_squares
+from .objective import assign, flatten
 
 CUT = 1e-5
 """Default of ``cut``. Fewer digits of the best read-out are lost than are won: exact to rounding,
@@ -276,11 +276,10 @@ class VariableProjection:
             return self.residuals().detach().clone()
 
     def _get(self) -> Tensor:
-        return parameters_to_vector(self.parameters).detach().clone()
+        return flatten(self.parameters)
 
     def _put(self, values: Tensor) -> None:
-        with torch.no_grad():
-            vector_to_parameters(values, self.parameters)
+        assign(values, self.parameters)
 
     def soften(self) -> None:
         """After a divergence: damp strongly."""

@@ -151,6 +151,31 @@ def test_a_resumed_run_is_the_same_run(monkeypatch, many):
         assert all(torch.equal(a, b) for a, b in zip(kept, other_kept, strict=True))
 
 
+def test_steps_leave_parameters_where_they_are():
+    """In memory: a product with a matrix at another alignment may differ in its last bits, and a
+    resumed run has its parameters in memory of their own."""
+    sizes = (1, 2, 1)
+    parameters = [nn.Parameter(torch.full((n,), 0.5, dtype=DOUBLE)) for n in sizes]
+
+    def whole():
+        return torch.cat(parameters)
+
+    def linearise():
+        at = whole().detach()
+        return exponentials(at), torch.autograd.functional.jacobian(exponentials, at)
+
+    places = [p.data_ptr() for p in parameters]
+    before = whole().detach()
+    optimizer = GaussNewton(parameters, lambda: exponentials(whole()), linearise)
+    for _ in range(3):
+        optimizer.step()
+    assert not torch.equal(whole(), before)
+    assert [p.data_ptr() for p in parameters] == places
+    # The wrong twin: torch's own way makes them views of one vector.
+    nn.utils.vector_to_parameters(before, parameters)
+    assert [p.data_ptr() for p in parameters] != places
+
+
 def test_steps_between_two_factors_reuse_the_first(monkeypatch):
     """With many parameters most steps factor nothing, and still arrive at the root."""
     monkeypatch.setattr(gauss_newton, "MANY", 1)

@@ -211,7 +211,7 @@ def test_labels_are_given_out_anew_by_themselves(tmp_path):
 
 def test_windows_found_in_training_are_resumed_to_the_same_bytes(tmp_path):
     solver = RENEWED | {
-        "paths": {"width": 8, "depth": 1},
+        "paths": {"width": 12, "depth": 2},
         "optimizer": {"name": "gauss_newton", "steps": 21},
         "points": {"interior": 150, "resample_every": 0},
     }
