@@ -108,6 +108,8 @@ def measure(rung: Rung, seed: int, budget: float | None = None) -> dict[str, Any
             told = json.loads(summary.read_text("utf-8"))
             run |= {key: told.get(key) for key in KEPT}
             run["curves"] = staircases(_log(folder / "run" / "metrics.jsonl"))
+            if not _errors(run):
+                run.setdefault("failure", "there is no reference to measure its error by")
         elif "failure" not in run:
             run["failure"] = "it wrote no summary"
     return run
@@ -162,10 +164,13 @@ def errors_of(row: Mapping[str, Any]) -> list[float]:
 
 
 def _error(run: Mapping[str, Any]) -> float:
+    return math.inf if "failure" in run else max(_errors(run), default=math.inf)
+
+
+def _errors(run: Mapping[str, Any]) -> list[float]:
+    """The errors of all fields; none where one is not known."""
     values = list((run.get("relative_l2") or {}).values())
-    if "failure" in run or not values or None in values:
-        return math.inf
-    return max(values)
+    return [] if None in values else values
 
 
 def _bar(row: Mapping[str, Any]) -> float | None:

@@ -119,6 +119,23 @@ def test_a_failed_run_stays_in_the_table(tmp_path, capsys, monkeypatch):
     assert row["runs"][0]["exit_code"] == 5
 
 
+def test_a_run_without_reference_stays_in_the_table_too(tmp_path, capsys):
+    path, out = tmp_path / "mine.yaml", tmp_path / "results.json"
+    problem = """
+      coordinates: {x: [0, 1]}
+      fields: [u]
+      equations: ["u_xx = 1"]
+      conditions: [{where: boundary, u: 0}]
+      reference: none
+"""
+    path.write_text(GOOD.replace(" heat\n", problem, 1), encoding="utf-8")
+    command = ["bench", "accuracy", "--ladder", str(path), "--out", str(out), "--only", "quick"]
+    assert main([*command, "--seeds", "0"]) == 0
+    assert "no reference" in capsys.readouterr().out
+    row = json.loads(out.read_text("utf-8"))["rows"]["quick"]
+    assert row["met"] == "no" and row["failed"] == 1 and row["runs"][0]["exit_code"] == 0
+
+
 def run(error, *, seconds=10.0, windows=1, kept=(), reached=(), **more):
     return {
         "seed": 0, "relative_l2": {"u": error}, "reference_error_bar": {"u": 1e-9},
