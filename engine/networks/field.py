@@ -111,14 +111,14 @@ class Context:
     """
 
     tape: list[Record] | None = None
-    cache: dict[tuple[int, JetAlgebra, str], Tensor] | None = field(default=None)
+    cache: dict[tuple[object, JetAlgebra, str], Tensor] | None = field(default=None)
     background: Tensor | None = None
 
     def constant(self, owner: object, algebra: JetAlgebra, tag: str, compute) -> Tensor:
         """Result of ``compute()``, kept for the life of the cache."""
         if self.cache is None:
             return compute()
-        key = (id(owner), algebra, tag)
+        key = (owner, algebra, tag)  # not its id, which another field may get once it is gone
         if key not in self.cache:
             with torch.no_grad():
                 self.cache[key] = compute()

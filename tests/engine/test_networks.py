@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -516,3 +518,20 @@ def test_no_points_give_no_values() -> None:
     for name, make in VARIANTS.items():
         bundle = make().jet(torch.empty(0, 2, dtype=torch.float64), up_to(2, 2))
         assert bundle.shape == (6, 0, 2), name
+
+
+def test_what_is_cached_belongs_to_its_field_for_good():
+    """Another field at the same place in memory must not meet it."""
+    context, algebra = Context(cache={}), value_algebra(1)
+
+    class Owner:
+        pass
+
+    owner = Owner()
+    kept = weakref.ref(owner)
+    context.constant(owner, algebra, "features", lambda: torch.ones(1))
+    del owner
+    gc.collect()
+    assert kept() is not None
+    other = context.constant(Owner(), algebra, "features", lambda: torch.zeros(1))
+    assert other.item() == 0
