@@ -33,7 +33,7 @@ from ..problems.equation import Equation, Namespace, evaluate
 from ..problems.given import GivenCall
 from ..problems.problem import Problem
 from .functions import TORCH
-from .networks.field import ChainRecord, Context, Field, Linear, Record
+from .networks.field import Context, Field, Linear, Record
 from .points import PointSet
 from .replay import Outputs, Recorder, Replayed, recorder_for
 from .stack import fresh_workspaces
@@ -266,8 +266,7 @@ class ResidualEngine:
             for record, adjoint in zip(tape, adjoints, strict=True):
                 if adjoint is None:
                     continue
-                direct = (claim,) if isinstance(record, ChainRecord) else ()
-                for parameter, block in record.rows(adjoint, len(values), *direct):
+                for parameter, block in record.rows(adjoint, len(values), claim):
                     if parameter in untouched:
                         target[:, self._offsets[parameter]] = block
                         untouched.remove(parameter)

@@ -32,12 +32,15 @@ class Record(Protocol):
         """The parameters it accounts for."""
         ...
 
-    def rows(self, adjoint: Tensor, points: int) -> Iterable[tuple[nn.Parameter, Tensor]]:
+    def rows(
+        self, adjoint: Tensor, points: int, claim: Claim | None = None
+    ) -> Iterable[tuple[nn.Parameter, Tensor]]:
         """Rows of the Jacobian of a point-wise scalar.
 
         Args:
             adjoint: derivative of each point's scalar by `outputs`.
             points: number of points, each of which may occur in several copies.
+            claim: columns that can be claimed may be written where they belong.
 
         Returns:
             Parameters with shape (points, parameter size) each; to be added up.
@@ -57,9 +60,11 @@ class LayerRecord:
         """See `Record`."""
         return self.layer.parameters()
 
-    def rows(self, adjoint: Tensor, points: int) -> Iterable[tuple[nn.Parameter, Tensor]]:
+    def rows(
+        self, adjoint: Tensor, points: int, claim: Claim | None = None
+    ) -> Iterable[tuple[nn.Parameter, Tensor]]:
         """See `Record`."""
-        return self.layer.jacobian(self.inputs.detach(), adjoint, points).items()
+        return self.layer.jacobian(self.inputs.detach(), adjoint, points, claim).items()
 
 
 class ChainRecord:
@@ -84,7 +89,7 @@ class ChainRecord:
     def rows(
         self, adjoint: Tensor, points: int, claim: Claim | None = None
     ) -> Iterable[tuple[nn.Parameter, Tensor]]:
-        """See `Record`; columns that can be claimed are written where they belong."""
+        """See `Record`."""
         found: list[tuple[nn.Parameter, Tensor]] = []
 
         def visit(number: int, inputs: Tensor, adjoint: Tensor) -> None:

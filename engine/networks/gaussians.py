@@ -21,7 +21,7 @@ from torch.autograd import Function
 
 from ..gaussian_taylor import WAVE, Bells, channel_parts
 from ..taylor import JetAlgebra
-from .field import Context
+from .field import Claim, Context
 from .placement import ROUNDS, spread, tessellated
 from .tiles import Some, tiles
 
@@ -383,8 +383,10 @@ class GaussianRecord:
         """See `Record`."""
         return [p for p in self.features.parameters() if p.requires_grad]
 
-    def rows(self, adjoint: Tensor, points: int) -> Iterable[tuple[nn.Parameter, Tensor]]:
-        """See `Record`."""
+    def rows(
+        self, adjoint: Tensor, points: int, claim: Claim | None = None
+    ) -> Iterable[tuple[nn.Parameter, Tensor]]:
+        """See `Record`; nothing is claimed."""
         owner = self.features
         found = {p: adjoint.new_zeros(points, *p.shape) for p in self.parameters()}
         # Copy by copy: no tile then holds the same point twice.
