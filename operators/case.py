@@ -126,9 +126,9 @@ def load_case(
         case = make_case(_placed(data, Path(path).parent), name=name, source=str(path))
         if to_run:
             check_device(case.run.device)
-            part = open_samples(case.data).train
-            check_network(case.network, part)
-            check_coarse(case.data.coarse, part)
+            samples = open_samples(case.data)
+            check_network(case.network, samples)
+            check_coarse(case.data.coarse, samples)
         return case
     except ConfigurationError as error:
         raise locate(error, source, changes) from None

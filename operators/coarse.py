@@ -7,6 +7,7 @@ steady problem. Known for Darcy flow, whose coefficient alone tells the equation
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from scipy.interpolate import RectBivariateSpline
 from ..errors import ConfigurationError, DataError
 from .datasets import darcy
 from .datasets.families import FAMILIES
-from .samples import Part
+from .samples import Part, Samples
 
 __all__ = ["check_coarse", "coarse_solutions", "source_of"]
 
@@ -31,15 +32,15 @@ def source_of(part: Part) -> float | None:
     return float(part.data.constants.get("f", 1.0))
 
 
-def check_coarse(coarse: int | None, part: Part) -> None:
-    """Refuse a coarse solution where none is known, or where it would not be coarse.
+def check_coarse(coarse: int | None, samples: Samples) -> None:
+    """Refuse a coarse solution where none is known, or where it is what is to be predicted.
 
     Raises:
         ConfigurationError: with what to write.
     """
     if coarse is None:
         return
-    path = ("data", "coarse")
+    path, part = ("data", "coarse"), samples.train
     if source_of(part) is None:
         raise ConfigurationError(
             "a coarse solution is known for data of Darcy flow made by residua data generate",
@@ -50,6 +51,26 @@ def check_coarse(coarse: int | None, part: Part) -> None:
             f"the coefficient is known on {part.size[0]} nodes", path=path, found=coarse,
             advice=f"write a number up to {part.size[0]}",
         )  # fmt: skip
+    if coarse == part.size[0] == _solved_on(part):
+        raise ConfigurationError(
+            f"the solutions of {part.data.path} were computed on these {coarse} nodes: the coarse "
+            "solution is the answer",
+            path=path, found=coarse, advice=f"write a number below {coarse}",
+        )  # fmt: skip
+    if source_of(samples.test) != source_of(part):
+        raise ConfigurationError(
+            f"{samples.test.data.path} is not of the equations of {part.data.path}", path=path,
+            found=coarse, advice="write coarse: null, or test on data of the same right-hand side",
+        )  # fmt: skip
+
+
+def _solved_on(part: Part) -> int | None:
+    """Nodes per side of the grid on which the stored solutions were computed, where it was set."""
+    try:
+        found = json.loads(part.data.attributes.get("settings", "{}")).get("grid")
+    except (ValueError, TypeError, AttributeError):
+        return None
+    return found if isinstance(found, int) else None
 
 
 def coarse_solutions(coefficients: NDArray[Any], nodes: int, source: float) -> NDArray[np.float64]:

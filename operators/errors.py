@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .build import Shape
+from .coarse import coarse_solutions
+from .evaluation.metrics import relative_l2
 from .operator import Operator
 from .samples import Part
 
-__all__ = ["batches", "distances", "predicted", "step_inputs"]
+__all__ = ["batches", "coarse_alone", "predicted", "relative_errors", "step_inputs"]
 
 Array = NDArray[np.float64]
 BLOCK = 32
@@ -48,18 +51,17 @@ def predicted(operator: Operator, inputs: NDArray[Any], truths: NDArray[Any]) ->
     return operator.rollout(inputs, truths.shape[1])
 
 
-def distances(found: NDArray[Any], true: NDArray[Any]) -> Array:
-    """``|found - true| / |true|`` over everything but the first axis, in double precision.
-
-    Source: Li et al., "Fourier neural operator", ICLR 2021, equation for the relative error.
-    """
-    axes = tuple(range(1, true.ndim))
-    true = true.astype(np.float64)
-    size = np.sqrt((true**2).sum(axes))
-    return np.sqrt(((found - true) ** 2).sum(axes)) / np.maximum(size, 1e-300)
-
-
 def relative_errors(operator: Operator, part: Part) -> Array:
     """Relative L2 error of each sample: of the output, or of all predicted instants together."""
-    found = [distances(predicted(operator, a, u), u) for a, u in batches(part)]
+    found = [relative_l2(predicted(operator, a, u), u) for a, u in batches(part)]
     return np.concatenate(found)
+
+
+def coarse_alone(shape: Shape, part: Part) -> float | None:
+    """Mean error of the coarse solution that an operator corrects; None where it corrects none."""
+    if not shape.coarse:
+        return None
+    found = [
+        relative_l2(coarse_solutions(a, shape.coarse, shape.source), u) for a, u in batches(part)
+    ]
+    return float(np.concatenate(found).mean())

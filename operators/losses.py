@@ -1,4 +1,4 @@
-"""What training lowers, and what a report prints: relative norms of fields on grids.
+"""What training lowers: relative norms of fields on grids.
 
 All take predictions and truths of shape (samples, channels, *n) and give one number a sample.
 """
@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-__all__ = ["normalised_rmse", "relative_h1", "relative_l2", "variance_scaled_rmse"]
+__all__ = ["relative_h1", "relative_l2"]
 
 LEAST = 1e-30
 """Of a squared norm that is divided by: a truth that is zero everywhere gives a huge number."""
@@ -46,29 +45,3 @@ def relative_h1(
             total = total + slope.flatten(1).square().mean(1)
         parts.append(total)
     return (parts[0] / parts[1].clamp(min=LEAST)).sqrt()
-
-
-def normalised_rmse(found: Tensor, true: Tensor) -> Tensor:
-    """PDEBench's nRMSE: relative L2 of each channel, averaged over channels; shape (samples,).
-
-    Source: Takamoto et al., "PDEBench", NeurIPS 2022, section 4.
-    """
-    error = (found - true).flatten(2).square().mean(2).sqrt()
-    return (error / true.flatten(2).square().mean(2).sqrt().clamp(min=LEAST**0.5)).mean(1)
-
-
-def variance_scaled_rmse(found: Tensor, true: Tensor) -> Tensor:
-    """The Well's VRMSE: 1 for a prediction of the mean; averaged over channels, shape (samples,).
-
-    Source: Ohana et al., "The Well", NeurIPS 2024, section 4.
-    """
-    error = (found - true).flatten(2).square().mean(2)
-    spread = true.flatten(2).var(2, unbiased=False)
-    return (error / (spread + 1e-7)).sqrt().mean(1)
-
-
-def quantiles(errors: Tensor) -> dict[str, float]:
-    """Mean, median, ninetieth percentile and largest of errors by sample."""
-    levels = torch.tensor([0.5, 0.9, 1.0], dtype=errors.dtype, device=errors.device)
-    median, high, largest = torch.quantile(errors, levels).tolist()
-    return {"mean": float(errors.mean()), "median": median, "p90": high, "largest": largest}

@@ -93,13 +93,15 @@ class Operator:
             The states after the first, shape (samples, steps, channels, *nodes).
 
         Raises:
-            ConfigurationError: the operator is no step in time, or as for a call.
+            ConfigurationError: the operator is no step in time, no steps, or as for a call.
             DataError: a value is not finite.
         """
         if not self.steps:
             raise ConfigurationError(
                 "this operator is no step in time", advice="train one with data: {map: steps}"
             )
+        if steps < 1:
+            raise ConfigurationError("", path=("steps",), found=steps, advice="write 1 or more")
         fields, single = self._fields(inputs)
         blocks = []
         for block in fields.split(self._block(fields)):

@@ -60,7 +60,7 @@ class DataOptions:
     coarse: int | None = option(
         None,
         "solve classically on so many nodes per coordinate, the operator corrects it; null: do not",
-        low=3,
+        low=5,
     )
     boundary: Literal["auto", "dirichlet", "neumann", "periodic"] = option(
         "auto", "what lies outside the grid; auto: as the file says"

@@ -23,7 +23,7 @@ from ..progress import Reporter
 from .build import Shape, model_for, names, parameters
 from .case import OperatorCase
 from .coarse import check_coarse, coarse_solutions, source_of
-from .errors import batches, distances, relative_errors
+from .errors import coarse_alone, relative_errors
 from .operator import Operator
 from .samples import Part, Samples, check_network, open_samples
 from .training import OperatorTrainer, Pairs, Trajectories
@@ -79,8 +79,8 @@ def train_case(
     if resume:
         check_same(case, folder)
     samples = open_samples(case.data)
-    check_network(case.network, samples.train)
-    check_coarse(case.data.coarse, samples.train)
+    check_network(case.network, samples)
+    check_coarse(case.data.coarse, samples)
     try:
         with settings(case.run, device):
             return _train(case, samples, device, folder, resume, reporter)
@@ -278,7 +278,7 @@ def _write(
     error = float(found.mean())
     spread = dict(zip(("median", "p95", "max"), np.quantile(found, [0.5, 0.95, 1.0]), strict=True))
     statistics = {"mean": error, **{name: float(value) for name, value in spread.items()}}
-    alone = _coarse_alone(shape, samples.test)
+    alone = coarse_alone(shape, samples.test)
     operator = _operator(
         case, trainer, shape, status, record, samples, test_relative_l2=statistics,
         coarse_nodes=shape.coarse or None, coarse_alone_relative_l2=alone,
@@ -295,16 +295,6 @@ def _write(
     reporter.message(f"written to {folder}")
     errors = {"the test": error}
     return Outcome(status, folder, operator, errors, missed(case.run.accuracy, errors))
-
-
-def _coarse_alone(shape: Shape, test: Part) -> float | None:
-    """Mean error of the coarse solution that the operator corrects."""
-    if not shape.coarse:
-        return None
-    found = [
-        distances(coarse_solutions(a, shape.coarse, shape.source), u) for a, u in batches(test)
-    ]
-    return float(np.concatenate(found).mean())
 
 
 def _estimator(

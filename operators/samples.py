@@ -7,7 +7,7 @@ before anything heavy is loaded.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -134,6 +134,7 @@ def open_samples(options: DataOptions) -> Samples:
             if options.test in test.splits:
                 test = test.split(options.test)
             _same_fields(whole, other.of(test))
+            notes += [f"of the test, {note}" for note in test.notes if note not in notes]
             refuse_leaks({"train": train, "test": test})
         for name, found in (("train", train), ("test", test)):
             if not len(found):
@@ -183,23 +184,25 @@ def open_part(
             advice="write history: 1, or map: steps",
         )
     data = _chosen(data, options, steps)
+    data = dataclasses.replace(data, notes=(*data.notes, *_uneven(data)))
     if options.resolution is not None:
         data = thinned(data, options.resolution)
     return Part(data, steps, options.history, _boundary(data, options.boundary))
 
 
-def check_network(network: NetworkOptions, part: Part) -> None:
-    """Refuse a grid that the network cannot take.
+def check_network(network: NetworkOptions, samples: Samples) -> None:
+    """Refuse a grid that the network cannot take, before it is trained for nothing.
 
     Raises:
         ConfigurationError: with the sizes that it can.
     """
-    if reason := network.refusal(part.size):
-        raise ConfigurationError(
-            f"a grid of {part.size} nodes is too small for {network.name}: {reason}",
-            path=("network",),
-            advice="change the network, or data.resolution",
-        )
+    for part in (samples.train, samples.test):
+        if reason := network.refusal(part.size):
+            raise ConfigurationError(
+                f"a grid of {part.size} nodes is too small for {network.name}: {reason}",
+                path=("network",),
+                advice="change the network, or data.resolution",
+            )
 
 
 def thinned(data: Dataset, resolution: int) -> Dataset:
@@ -262,6 +265,17 @@ def _check_instants(data: Dataset, history: int) -> None:
             path=("map",),
             advice="write map: pairs",
         )
+
+
+def _uneven(data: Dataset) -> Iterator[str]:
+    """A note for each coordinate whose nodes are not equally far apart."""
+    for name, nodes in data.grid.items():
+        apart = np.diff(nodes)
+        if not np.allclose(apart, apart[0], rtol=1e-3):
+            yield (
+                f"nodes of {data.path} along {name} are not equally far apart, as networks and "
+                "losses take them to be"
+            )
 
 
 def _chosen(data: Dataset, options: DataOptions, steps: bool) -> Dataset:
@@ -328,4 +342,10 @@ def _same_fields(one: Part, other: Part) -> None:
         raise ConfigurationError(
             f"{other.data.path} has {len(other.size)} coordinates, not {len(one.size)}",
             path=("test_file",),
+        )
+    if one.boundary != other.boundary:
+        raise ConfigurationError(
+            f"{other.data.path} is {other.boundary} where {one.data.path} is {one.boundary}",
+            path=("test_file",),
+            advice="give another file, or write data.boundary for both",
         )

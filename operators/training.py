@@ -162,7 +162,8 @@ class OperatorTrainer:
 
     def order(self, epoch: int) -> Tensor:
         """The samples of an epoch, shuffled by seed and number."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        # Torch takes no seed of more than 64 bits.
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
         return torch.randperm(len(self.data), generator=generator)
 
     def step(self, seconds_left: float) -> Progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -331,12 +332,26 @@ class Dataset:
 def refuse_leaks(splits: Mapping[str, Dataset]) -> None:
     """Refuse data sets, from one file or several, that share an input.
 
+    Samples of one family, seed and number are the same functions, on whatever grid and with
+    whatever parameters they were generated: those of two files are refused too.
+
     Args:
         splits: by what they are used for.
 
     Raises:
         DataError: with the first input that two of them share.
     """
+    drawn: dict[tuple[Any, ...], tuple[str, Path]] = {}
+    for name, data in splits.items():
+        origin = _origin(data)
+        for row in data.rows.tolist() if origin else ():
+            other, path = drawn.setdefault((origin, row), (name, data.path))
+            if other != name and path != data.path:
+                raise DataError(
+                    f"sample {row} of {data.path}, for '{name}', is drawn from the same random "
+                    f"numbers as that of {path}, for '{other}'; generate one of them with another "
+                    "--seed"
+                )
     marks = {}
     mixed = len({data.digests is None for data in splits.values()}) > 1
     for name, data in splits.items():
@@ -348,3 +363,13 @@ def refuse_leaks(splits: Mapping[str, Dataset]) -> None:
             if len(set(data.rows.tolist())) < len(data):
                 raise DataError(f"{data.path}: '{name}' holds a sample twice; take it once")
     check_digests(marks)
+
+
+def _origin(data: Dataset) -> tuple[str, int] | None:
+    """Family and seed of a file that `residua data generate` made."""
+    text = data.attributes.get("request")
+    try:
+        found = json.loads(text) if isinstance(text, str) else {}
+        return str(found["family"]), int(found["seed"])
+    except (ValueError, TypeError, KeyError):
+        return None

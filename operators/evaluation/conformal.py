@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from .metrics import relative_l2
 
-__all__ = ["LEVELS", "bands", "threshold"]
+__all__ = ["LEVELS", "bands", "needed", "threshold"]
 
 LEVELS = (0.8, 0.9, 0.95)
 FLOOR = 1e-3
 """Of the largest usual error: the least by which an error is divided, as at walls it is zero."""
+LEAST = 1e-300
 
 
 def threshold(scores: NDArray[np.float64], level: float) -> float:
@@ -32,8 +33,14 @@ def threshold(scores: NDArray[np.float64], level: float) -> float:
 
     Infinite where there are too few scores to say.
     """
-    place = math.ceil((len(scores) + 1) * level)
+    place = needed(len(scores), level)
     return math.inf if place > len(scores) else float(np.sort(scores)[place - 1])
+
+
+def needed(samples: int, level: float) -> int:
+    """Which of the sorted scores is the bound, counted from one; more than `samples`: none is."""
+    # 0.95 is not quite 19/20.
+    return math.ceil((samples + 1) * level - 1e-9)
 
 
 def bands(
@@ -54,7 +61,8 @@ def bands(
         the band in units of the root mean square of the truths, and which part of the test samples
         keeps either.
     """
-    width = np.maximum(usual, FLOOR * usual.max())
+    # An operator that is exact everywhere has a band of no width.
+    width = np.maximum(usual, max(FLOOR * float(usual.max()), LEAST))
     norms = [relative_l2(*pair) for pair in (calibration, test)]
     peaks = [_peak(*pair, width) for pair in (calibration, test)]
     size = math.sqrt(float(np.mean(test[1].astype(np.float64) ** 2)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import statistics as middle
 import time
 from dataclasses import dataclass
@@ -14,14 +15,16 @@ import torch
 from numpy.typing import NDArray
 
 from ...atomic import write_atomic
-from ...errors import ConfigurationError
+from ...errors import ConfigurationError, DataError
 from ...execution.summary import peak_memory_mib, to_json, versions
 from ..build import parameters
-from ..errors import batches, predicted
+from ..coarse import source_of
+from ..datasets.dataset import refuse_leaks
+from ..errors import batches, coarse_alone, predicted
 from ..operator import Operator
 from ..samples import Part, open_part, open_samples
 from .classical import Classical, classical
-from .conformal import LEVELS, bands
+from .conformal import LEVELS, bands, needed
 from .metrics import pdebench, relative_l2, relative_l2_by_step, statistics
 from .resolutions import other_grids
 from .spectra import spectrum
@@ -100,7 +103,7 @@ def evaluate(
         "spectrum": _spectrum(found, true, test),
         "conformal": _conformal(operator, usual, calibration, (found, true)),
         "cost": _cost(operator, test),
-        "coarse_alone": operator.metadata.get("coarse_alone_relative_l2"),
+        "coarse_alone": coarse_alone(operator.shape, test),
         "classical": _classical(classical(test, mean)),
         "versions": versions(),
     }
@@ -129,9 +132,24 @@ def _parts(operator: Operator, file: Path | None) -> tuple[Part, Part, Part | No
     if same != (shape.given, shape.outputs, len(shape.size)) or whole.steps != operator.steps:
         held = f"{', '.join(whole.inputs)} to {', '.join(whole.outputs)}"
         raise _other_data(operator, file, f"it holds {held} in {len(whole.size)} coordinates")
+    if whole.boundary != shape.boundary:
+        raise _other_data(operator, file, f"it is {whole.boundary}, not {shape.boundary}")
+    if shape.coarse and source_of(whole) != shape.source:
+        raise _other_data(operator, file, "its equations are not those of the coarse solution")
     if reason := operator.case.network.refusal(whole.size):
         raise _other_data(operator, file, f"it has {whole.size} nodes, and {reason}")
+    _check_unseen(operator, file, whole)
     return whole, whole, None, None
+
+
+def _check_unseen(operator: Operator, file: Path, test: Part) -> None:
+    """Refuse a test on what was trained on, where the training file is still there."""
+    if not Path(operator.case.data.file).is_file():
+        return
+    try:
+        refuse_leaks({"train": open_samples(operator.case.data).train.data, "test": test.data})
+    except DataError as error:
+        raise DataError(f"--data {file}: {error}") from None
 
 
 def _other_data(operator: Operator, file: Path, why: str) -> ConfigurationError:
@@ -182,7 +200,9 @@ def _resolutions(operator: Operator, whole: Part, test: Part, count: int) -> lis
     rows = []
     for grid in other_grids(whole, test, count):
         row: dict[str, Any] = {"grid": grid.label, "nodes": grid.size, "source": grid.source}
-        refusal = operator.case.network.refusal([grid.size] * len(test.size))
+        refusal = None
+        if grid.inputs is not None:
+            refusal = operator.case.network.refusal(grid.inputs.shape[2:])
         if grid.inputs is None or grid.truths is None or refusal:
             rows.append({**row, "mean": None, "source": refusal or grid.source})
             continue
@@ -230,20 +250,21 @@ def _conformal(
     scale = np.sqrt(((found.astype(float) - true) ** 2).mean(0))
     _, found, true = _predictions(operator, calibration)
     rows = bands(scale, (found, true), test)
-    least = int(np.ceil(1 / (1 - LEVELS[-1]))) - 1
-    note = "" if len(calibration) >= least else f"{LEVELS[-1]:g} needs {least} samples"
+    level = LEVELS[-1]
+    least = next(n for n in itertools.count(1) if needed(n, level) <= n)
+    note = "" if len(calibration) >= least else f"{level:g} needs {least} samples"
     return {"calibration_samples": len(calibration), "bands": rows, "note": note}
 
 
 def _cost(operator: Operator, part: Part) -> dict[str, Any]:
-    """Size of the operator and time of one application."""
-    some = next(batches(part))[0]
+    """Size of the operator, and time of a prediction: of a step in time, that of all instants."""
+    some, true = next(batches(part))
     seconds = {}
     for batch in (1, len(some)):
         spent = []
         for _ in range(REPEATS + 1):
             began = time.perf_counter()
-            operator(some[:batch])
+            predicted(operator, some[:batch], true[:batch])
             spent.append((time.perf_counter() - began) / batch)
         seconds[f"batch_{batch}"] = middle.median(spent[1:])
     known = operator.metadata

@@ -85,10 +85,10 @@ class DeepONet(nn.Module):
     def forward(self, data: Tensor) -> Tensor:
         """Shape (batch, inputs, *n) -> (batch, outputs, *n)."""
         size = tuple(data.shape[2:])
-        seen = data if size == self.sensors else resampled(data, self.sensors)
+        seen = resampled(data, self.sensors, periodic=self.periodic)
         weights = self.branch(seen.flatten(1))
         if self.modes is not None:
-            modes = self.modes if size == self.sensors else resampled(self.modes, size)
+            modes = resampled(self.modes, size, periodic=self.periodic)
             return modes[0] + torch.einsum("bk,k...->b...", weights, modes[1:])
         assert self.trunk is not None
         places = coordinates(data[:1], periodic=self.periodic)[0].flatten(1).T
@@ -114,10 +114,22 @@ def perceptron(sizes: Sequence[int], generator: torch.Generator) -> nn.Sequentia
     return nn.Sequential(*layers)
 
 
-def resampled(field: Tensor, size: Sequence[int]) -> Tensor:
-    """Linear interpolation between nodes that share the ends of the domain."""
-    mode = LINEAR[field.ndim - 2]
-    return functional.interpolate(field, tuple(size), mode=mode, align_corners=True)
+def resampled(field: Tensor, size: Sequence[int], *, periodic: bool) -> Tensor:
+    """Linear interpolation to other nodes of the same domain, shape (batch, channels, *size).
+
+    Args:
+        field: shape (batch, channels, *n).
+        size: nodes wanted along each coordinate.
+        periodic: whether the first node comes again after the last; else both ends are nodes.
+    """
+    if tuple(field.shape[2:]) == tuple(size):
+        return field
+    mode, more = LINEAR[field.ndim - 2], int(periodic)
+    if periodic:
+        field = functional.pad(field, [0, 1] * (field.ndim - 2), "circular")
+    closed = [n + more for n in size]
+    found = functional.interpolate(field, closed, mode=mode, align_corners=True)
+    return found[(..., *(slice(0, n) for n in size))]
 
 
 def principal_modes(solutions: Tensor, count: int) -> Tensor:

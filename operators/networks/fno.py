@@ -14,7 +14,6 @@ ICLR 2021.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 
 import torch
@@ -26,8 +25,9 @@ from .mgno import Mixer
 
 __all__ = ["FNO", "SpectralConvolution"]
 
-CONTINUATION = 1 / 8
-"""Part of the length by which a bounded domain is continued at its high end."""
+CONTINUATION = 1 / 7
+"""Part of the length by which a bounded domain is continued at its high end, as nearly as whole
+steps allow: the waves of a mode must be as long on every grid."""
 PROJECTION = 4
 """Width of the projection's hidden layer, in widths of the network."""
 
@@ -61,11 +61,16 @@ class SpectralConvolution(nn.Module):
         weight = torch.view_as_complex(self.weight)
         # A grid may be too coarse for all modes; those it has are used as everywhere.
         counts = [min(self.modes, n // 2) for n in size]
-        halves = [(slice(0, k), slice(n - k, n)) for k, n in zip(counts, size, strict=True)]
-        for corner, low_or_high in zip(weight, itertools.product(*halves[:-1]), strict=True):
-            place = (..., *low_or_high, slice(0, counts[-1]))
-            kept = (..., *(slice(0, k) for k in counts))
-            result[place] = torch.einsum("bi...,io...->bo...", spectrum[place], corner[kept])
+        low = [(slice(0, k), slice(0, k)) for k in counts]
+        # Of each coordinate but the last, where modes lie in the spectrum and in the weights.
+        halves = [
+            (waves, (slice(n - k, n), slice(self.modes - k, self.modes)))
+            for waves, k, n in zip(low[:-1], counts, size, strict=False)
+        ]
+        for corner, chosen in zip(weight, itertools.product(*halves), strict=True):
+            places, kept = zip(*chosen, low[-1], strict=True)
+            place, matrices = (..., *places), corner[(..., *kept)]
+            result[place] = torch.einsum("bi...,io...->bo...", spectrum[place], matrices)
         return torch.fft.irfftn(result, s=size, dim=axes, norm="forward")
 
 
@@ -116,7 +121,8 @@ class FNO(nn.Module):
         size = data.shape[2:]
         field = self.lift(torch.cat([data, coordinates(data, periodic=self.periodic)], dim=1))
         if not self.periodic:
-            more = [math.ceil(CONTINUATION * n) for n in size]
+            # n nodes lie n - 1 steps apart; at least one node of zeros parts the ends.
+            more = [max(round((1 + CONTINUATION) * (n - 1)) - n, 1) for n in size]
             field = functional.pad(field, [end for n in reversed(more) for end in (0, n)])
         last = len(self.mixers) - 1
         for number, (convolution, mixer) in enumerate(

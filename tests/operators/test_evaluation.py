@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from residua.cli import main
-from residua.operators import datasets
 from residua.operators.datasets.darcy import coarse_floor
 from residua.operators.evaluation.classical import classical
-from residua.operators.evaluation.conformal import bands, threshold
+from residua.operators.evaluation.conformal import bands, needed, threshold
+from residua.operators.evaluation.evaluate import evaluate
 from residua.operators.evaluation.metrics import pdebench, relative_l2, statistics
 from residua.operators.evaluation.resolutions import other_grids
 from residua.operators.evaluation.spectra import spectrum
+from residua.operators.operator import load
 from residua.operators.options import DataOptions
 from residua.operators.samples import open_part, open_samples
 
@@ -89,6 +92,7 @@ def test_thresholds_cover_what_they_promise(rng):
     assert plain < 0.885
     assert threshold(np.arange(5.0), 0.9) == np.inf
     assert threshold(np.arange(9.0), 0.9) == 8
+    assert needed(19, 0.95) == 19 and needed(18, 0.95) > 18
 
 
 def test_bands_hold_whole_fields(rng):
@@ -105,19 +109,22 @@ def test_bands_hold_whole_fields(rng):
 
 
 @pytest.fixture(scope="module")
-def burgers(tmp_path_factory):
+def burgers(tmp_path_factory, make_data):
     path = tmp_path_factory.mktemp("burgers") / "burgers.h5"
-    request = datasets.Request("burgers", 24, 3, {"target": 1e-3})
-    splits = {"train": np.arange(6), "validation": np.arange(6, 8), "test": np.arange(8, 11)}
-    return datasets.generate(request, 11, path, splits=splits)
+    splits = {"train": (0, 6), "validation": (6, 8), "test": (8, 11)}
+    return make_data(path, "burgers", 24, splits, target=1e-3)
 
 
 @pytest.fixture(scope="module")
-def darcy(tmp_path_factory):
+def darcy(tmp_path_factory, make_data):
     path = tmp_path_factory.mktemp("darcy") / "darcy.h5"
-    request = datasets.Request("darcy", 17, 3, {"grid": 65})
-    splits = {"train": np.arange(6), "test": np.arange(6, 9)}
-    return datasets.generate(request, 9, path, splits=splits)
+    return make_data(path, "darcy", 17, {"train": (0, 6), "test": (6, 9)}, grid=65)
+
+
+def test_an_exact_operator_has_bands_of_no_width():
+    true = np.ones((20, 1, 1, 4))
+    rows = bands(np.zeros((1, 1, 4)), (true, true), (true, true))
+    assert rows[0]["band_half_width"] == 0 and rows[0]["coverage_of_band"] == 1
 
 
 def test_other_grids_are_the_same_samples(burgers):
@@ -164,7 +171,9 @@ training: {{epochs: 2, batch: 4}}
 
 
 @pytest.mark.parametrize("kind", ["pairs", "steps"])
-def test_one_command_measures_everything(burgers, darcy, tmp_path, monkeypatch, capsys, kind):
+def test_one_command_measures_everything(
+    burgers, darcy, make_data, tmp_path, monkeypatch, capsys, kind
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "case.yaml").write_text(CASE.format(file=burgers, map=kind))
     assert main(["train", "case.yaml", "--out", "run", "--quiet"]) == 0
@@ -179,9 +188,19 @@ def test_one_command_measures_everything(burgers, darcy, tmp_path, monkeypatch, 
     assert (found["rollout"] is None) == (kind == "pairs")
     assert found["cost"]["parameters"] == summary["trained_parameters"]
     assert (tmp_path / "run" / "evaluation.png").stat().st_size > 10_000
-    assert main(["evaluate", "run", "--quiet", "--data", str(burgers)]) == 0
-    assert capsys.readouterr().out == ""
+    if kind == "steps":
+        return
+    for name, seed, boundary in (("same", 3, None), ("other", 4, None), ("walls", 4, "neumann")):
+        path, rows = tmp_path / f"{name}.h5", {"all": (0, 2)}
+        make_data(path, "burgers", 20, rows, seed=seed, target=1e-2)
+        if boundary:
+            with h5py.File(path, "r+") as file:
+                file["boundary_conditions/x_boundary"].attrs["condition"] = boundary
+    for path, samples in ((burgers, 3), (Path("other.h5"), 2)):
+        assert evaluate(load("run"), file=path, count=1).numbers["samples"] == samples
     for arguments, code, says in (
+        (["run", "--data", "same.h5"], 3, "same random numbers as that of"),
+        (["run", "--data", "walls.h5"], 2, "it is neumann, not periodic"),
         (["run", "--data", str(darcy)], 2, "give data of u to u in 1 coordinate"),
         (["run", "--data", "none.h5"], 3, "there is no such file"),
         (["other"], 3, "there is no such folder"),

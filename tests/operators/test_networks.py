@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from residua.errors import ConfigurationError
-from residua.operators.networks.deeponet import DeepONet, principal_modes
+from residua.operators.networks.deeponet import DeepONet, principal_modes, resampled
 from residua.operators.networks.fno import FNO, SpectralConvolution
 from residua.operators.networks.grids import BOUNDARIES, Prolongation, Stencil, coarsened
 from residua.operators.networks.mgno import MgNO, VCycle
@@ -166,6 +166,52 @@ def test_a_spectral_convolution_is_the_same_map_at_every_resolution() -> None:
     assert torch.allclose(fine[..., ::4], coarse, atol=1e-13)
     high = layer(torch.cos(10 * math.pi * torch.arange(48, dtype=DOUBLE) / 48).expand(1, 2, 48))
     assert high.abs().max() < 1e-14  # the fifth mode is dropped
+
+
+def test_modes_that_a_coarse_grid_lacks_leave_the_others_alone() -> None:
+    """Of negative wave numbers too: the weights of mode -2 are those of -2 on every grid."""
+    layer = SpectralConvolution(1, 4, dimension=2, generator=seeded()).double()
+
+    def wave(n: int, mode: int) -> Tensor:
+        x = torch.arange(n, dtype=DOUBLE) / n
+        return torch.cos(2 * math.pi * (mode * x[:, None] + x[None]))[None, None]
+
+    for mode in (1, -1, -2):
+        fine, coarse = layer(wave(12, mode)), layer(wave(6, mode))
+        assert torch.allclose(fine[..., ::2, ::2], coarse, atol=1e-13)
+    assert not torch.allclose(layer(wave(12, -2)), layer(wave(12, 2)), atol=1e-3)
+
+
+def test_a_continued_domain_is_as_long_on_every_grid() -> None:
+    """One layer's convolution alone: what is left is the jump to the zeros, of first order."""
+    network = FNO(1, 1, width=4, depth=1, modes=6, dimension=1, generator=seeded()).double()
+    with torch.no_grad():
+        network.mixers[0].weight.zero_()
+        network.convolutions[0].weight.mul_(100)
+
+    def values(n: int, cells: int) -> Tensor:
+        x = torch.linspace(0, 1, n, dtype=DOUBLE)
+        return network(torch.sin(math.pi * x)[None, None])[..., :: (n - 1) // cells]
+
+    with torch.no_grad():
+        true = values(1793, 7)
+        apart = [float((values(n, 7) - true).norm() / true.norm()) for n in (29, 57, 113)]
+    # Wrong twin: continued by a part of the nodes instead of the length, 0.17, 0.11 and 0.055.
+    assert apart[0] < 0.1 and apart[1] < 0.05 and apart[2] < 0.025
+
+
+def test_periodic_data_are_resampled_around_the_ring() -> None:
+    def wave(n: int) -> Tensor:
+        return torch.cos(2 * math.pi * torch.arange(n, dtype=DOUBLE) / n)[None, None]
+
+    around = resampled(wave(16), [64], periodic=True)
+    assert (around - wave(64)).abs().max() < 0.02  # (2 pi / 16)^2 / 8
+    assert torch.allclose(around[..., ::4], wave(16), atol=1e-14)
+    # Wrong twin: as if the last node were the end of the domain.
+    assert (resampled(wave(16), [64], periodic=False) - wave(64)).abs().max() > 0.1
+    line = torch.linspace(0, 1, 9, dtype=DOUBLE)[None, None]
+    assert torch.allclose(resampled(line, [21], periodic=False)[0, 0],
+                          torch.linspace(0, 1, 21, dtype=DOUBLE))  # fmt: skip
 
 
 def test_principal_modes_hold_what_they_were_made_from() -> None:

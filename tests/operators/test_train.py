@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -22,14 +23,14 @@ data:
   axes: [sample x]
   splits: {train: [0, 48], validation: [48, 56], test: [56, 64]}
   boundary: periodic
-network: {name: mgno, width: 6, depth: 2, smoothings: [1, 2]}
-training: {epochs: 8, batch: 16, learning_rate: 0.02}
+network: {name: mgno, width: 6, depth: 1, smoothings: [1, 1]}
+training: {epochs: 4, batch: 16, learning_rate: 0.05}
 run: {deterministic: true, threads: 1, dtype: float64}
 """
 STEPS = """
 data: {file: states.h5, splits: {train: [0, 20], test: [20, 24]}, history: 2, boundary: periodic}
 network: {name: unet, width: 8, levels: 2}
-training: {epochs: 6, batch: 20, learning_rate: 0.01, unrolled: 2}
+training: {epochs: 2, batch: 20, learning_rate: 0.01, unrolled: 2}
 """
 
 
@@ -71,7 +72,7 @@ def summary(folder):
 
 
 def test_a_case_becomes_a_function(train, tmp_path):
-    code, out, err = train(CASE, "--out", "run", "--set", "training.epochs=60")
+    code, out, err = train(CASE, "--out", "run", "--set", "training.epochs=20")
     assert (code, err) == (0, "")
     assert "48 samples to train on, 8 to test" in out and "relative L2 error of" in out
     found = summary(tmp_path / "run")
@@ -86,7 +87,7 @@ def test_a_case_becomes_a_function(train, tmp_path):
     assert errors.mean() < 0.1 * spread.mean()
     assert operator(data[0, None]).shape == (1, NODES)
     assert operator(np.full((2, 1, 31), 300.0)).shape == (2, 1, 31)
-    assert operator.history[-1]["step"] == found["steps"] == 180
+    assert operator.history[-1]["step"] == found["steps"] == 60
     for wrong in (data, data[:, None, None], np.zeros((0, 1, NODES)), data[:, None, :2]):
         with pytest.raises(ConfigurationError, match="inputs: found shape"):
             operator(wrong)
@@ -104,6 +105,8 @@ def test_a_step_in_time_is_rolled_out(train, tmp_path):
     states = np.concatenate([first, 0.9 * np.roll(first, 1, 2)], 1)
     found = operator.rollout(states, 4)
     assert found.shape == (4, 4, 1, NODES)
+    with pytest.raises(ConfigurationError, match="steps: found 0"):
+        operator.rollout(states, 0)
     again = operator(np.concatenate([states[:, 1:], found[:, 0]], 1))
     assert np.allclose(again, found[:, 1], rtol=1e-4, atol=1e-4)
 
@@ -138,10 +141,10 @@ def test_a_resumed_run_is_the_whole_run(train, tmp_path):
 
 
 def test_a_budget_ends_the_training_with_its_rate_low(train, tmp_path):
-    change = ("--set", "training.epochs=null", "--set", "run.budget=1", "--quiet")
+    change = ("--set", "training.epochs=null", "--set", "run.budget=0.3", "--quiet")
     assert train(CASE, "--out", "run", *change) == (0, "", "")
     found = summary(tmp_path / "run")
-    assert "budget" in found["status"] and 1 <= found["seconds"] < 20
+    assert "budget" in found["status"] and 0.3 <= found["seconds"] < 20
 
 
 def test_a_missed_accuracy_exits_1_after_everything_is_written(train, tmp_path):
@@ -242,12 +245,39 @@ def test_solve_and_train_send_each_other_their_cases(train, capsys):
     assert "residua train" in capsys.readouterr().err
 
 
+def test_a_test_that_the_operator_cannot_take_is_refused_before_the_training(train, make_data):
+    make_data(Path("one.h5"), "burgers", 24, {"all": (0, 3)}, target=1e-2)
+    make_data(Path("same.h5"), "burgers", 12, {"all": (0, 2)}, target=1e-2)
+    make_data(Path("other.h5"), "burgers", 12, {"all": (0, 2)}, target=1e-2, seed=4)
+    case = "data: {file: one.h5, test_file: %s, map: pairs, splits: {train: [0, 3]}}\n"
+    code, _, err = train(case % "same.h5", "--out", "run")
+    assert code == 3 and "sample 0" in err and "with another --seed" in err
+    code, _, err = train(case % "other.h5" + "network: {name: fno, modes: 8}", "--out", "run")
+    assert code == 2 and "a grid of (12,) nodes is too small" in err
+    text = case % "other.h5" + "network: {name: mgno, width: 2, depth: 1, smoothings: [1]}\n"
+    seed = "run.seed=9223372036854775807"  # the largest
+    change = ("--quiet", "--set", "training.epochs=2", "--set", seed)
+    assert train(text, "--out", "run", *change) == (0, "", "")
+    with pytest.raises(ConfigurationError, match="no step in time"):
+        residua.load_operator("run").rollout(np.zeros((1, 1, 24)), 0)
+
+
+def test_a_coarse_solution_that_is_the_answer_is_refused(train, make_data):
+    """Where the file was solved on the nodes that it stores, and all of them are used."""
+    make_data(Path("darcy.h5"), "darcy", 9, {"train": (0, 2), "test": (2, 3)}, grid=9)
+    code, _, err = train(HYBRID, "--dry-run")
+    assert code == 2 and "data.coarse" in err and "is the answer" in err
+    code, _, err = train(HYBRID.replace("coarse: 9", "coarse: 5"), "--dry-run")
+    assert (code, err) == (0, "")
+    code, _, err = train(HYBRID.replace("coarse: 9", "coarse: 4"), "--dry-run")
+    assert code == 2 and "data.coarse" in err
+
+
 @pytest.mark.slow
-def test_an_operator_corrects_a_coarse_solution(train, tmp_path):
+def test_an_operator_corrects_a_coarse_solution(train, tmp_path, make_data):
     """The correction is better than what it corrects, and needs nothing but the coefficient."""
-    request = datasets.Request("darcy", 17, 0, {"grid": 33})
-    splits = {"train": np.arange(40), "validation": np.arange(40, 44), "test": np.arange(44, 52)}
-    datasets.generate(request, 52, tmp_path / "darcy.h5", splits=splits)
+    splits = {"train": (0, 40), "validation": (40, 44), "test": (44, 52)}
+    make_data(tmp_path / "darcy.h5", "darcy", 17, splits, seed=0, grid=33)
     code, out, err = train(HYBRID, "--out", "run")
     assert (code, err) == (0, "") and "the solution on 9 nodes per side alone" in out
     found = summary(tmp_path / "run")

@@ -7,13 +7,7 @@ import torch
 
 from residua.engine.fit import Record, fit, restore
 from residua.errors import ConfigurationError, DataError, DivergedError
-from residua.operators.losses import (
-    normalised_rmse,
-    quantiles,
-    relative_h1,
-    relative_l2,
-    variance_scaled_rmse,
-)
+from residua.operators.losses import relative_h1, relative_l2
 from residua.operators.networks.mgno import MgNO
 from residua.operators.normalisation import Normalised, Scale
 from residua.operators.options import TrainingOptions
@@ -57,14 +51,20 @@ def trained(model: Normalised, data: Pairs | Trajectories, **settings) -> Operat
 def test_a_linear_map_is_learnt_and_carries_over_to_unseen_fields():
     model, data, unseen = small(), smoothing(64), smoothing(32, seed=9)
     model.measure(data.inputs, data.outputs)
-    spread = variance_scaled_rmse(model(unseen.inputs), unseen.outputs).mean()
+    middle = unseen.outputs.mean()
+
+    def error(model: torch.nn.Module) -> float:
+        """In parts of how much the truths vary."""
+        found = model(unseen.inputs).detach()
+        return float(relative_l2(found - middle, unseen.outputs - middle).mean())
+
+    spread = error(model)
     trainer = trained(model, data, epochs=60, batch=16, learning_rate=1e-2)
-    found = trainer.averaged(unseen.inputs)
-    assert variance_scaled_rmse(found, unseen.outputs).mean() < 0.05 * float(spread.detach())
+    assert error(trainer.averaged) < 0.05 * spread
     # Wrong twin: what has no such relation is not predicted.
     shuffled = Pairs(data.inputs, data.outputs.roll(1, 0), data.spacing, data.periodic)
     wrong = trained(small(), shuffled, epochs=5, batch=16)
-    assert variance_scaled_rmse(wrong.averaged(unseen.inputs), unseen.outputs).mean() > 0.5
+    assert error(wrong.averaged) > 0.5
 
 
 def test_a_step_in_time_is_learnt_unrolled():
@@ -170,10 +170,3 @@ def test_norms_are_those_of_functions():
     assert torch.allclose(
         relative_h1(found, true, [1 / n], [True]), torch.full((2,), exact, dtype=DOUBLE), rtol=1e-5
     )
-    assert torch.allclose(variance_scaled_rmse(found, true), relative_l2(found, true), rtol=1e-5)
-    assert torch.allclose(normalised_rmse(found, true), relative_l2(found, true))
-    shifted = torch.cat([true, true + 5], dim=1)
-    mean = torch.cat([torch.zeros_like(true), torch.full_like(true, 5)], dim=1)
-    assert torch.allclose(variance_scaled_rmse(mean, shifted), torch.ones(2, dtype=DOUBLE))
-    assert normalised_rmse(mean, shifted)[0] < 0.6
-    assert quantiles(torch.tensor([1.0, 2.0, 3.0, 10.0]))["largest"] == 10
