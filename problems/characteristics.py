@@ -40,6 +40,8 @@ Array = NDArray[np.float64]
 MOST_AXES = 2
 PROBES = 32
 AGREEMENT = 1e-10
+CLOSE = 1e-6
+"""Difference of two prescribed values that is none."""
 LABELS = {1: 512, 2: 48}
 """Labels along each axis, by number of space coordinates, that are followed to see paths cross."""
 MARGIN = 0.02
@@ -319,18 +321,18 @@ def _split(
     return velocity, diffusion, cast(sympy.Expr, sympy.expand(tree - carried))
 
 
-def _zero(problem: Problem, tree: Any) -> bool:
+def _zero(problem: Problem, tree: Any, tolerance: float = AGREEMENT) -> bool:
     """Whether a tree is zero, judged at random points of the jet space."""
     tree = problem.substituted(sympy.expand(tree))
     if tree.is_number:
-        return bool(abs(complex(tree)) <= AGREEMENT)
+        return bool(abs(complex(tree)) <= tolerance)
     random = np.random.default_rng(20220506)
     at: dict[str, Any] = {str(s): random.uniform(0.1, 2.0, PROBES) for s in tree.free_symbols}
     for name, (low, high) in zip(problem.coordinates, problem.bounds, strict=True):
         at[name] = random.uniform(low, high, PROBES)
     with np.errstate(all="ignore"):
         values = np.asarray(evaluate(tree, at))
-    return bool(np.all(np.abs(values) <= AGREEMENT))
+    return bool(np.all(np.abs(values) <= tolerance))
 
 
 def _check_period(problem: Problem, carried: Carried, name: str) -> None:
@@ -354,9 +356,15 @@ def _read_end(problem: Problem, carried: Carried, i: int, side: int) -> Inflow |
     known, stated = _prescribed(problem, name, side)
     symbols: dict[Any, Any] = {problem.namespace.symbol(f): tree for f, tree in known.items()}
     there = cast(sympy.Expr, velocity.xreplace(symbols).xreplace({x: sympy.Float(end)}))
-    if _zero(problem, there):
-        return None
     place = f"{name} = {end:.6g}"
+    if _zero(problem, there):
+        if stated and not _follows(problem, carried, name, end, known):
+            raise NotCarried(
+                f"nothing is carried to or from {place}, and nothing diffuses, so the values there "
+                "follow from the first ones, and are not what is prescribed: leave the condition "
+                "out, or add diffusion"
+            )
+        return None
     crossed = f"the velocity {velocity} does not vanish at {place}, where characteristics "
     if len(problem.namespace.space) > 1:
         raise NotCarried(
@@ -385,6 +393,45 @@ def _read_end(problem: Problem, carried: Carried, i: int, side: int) -> Inflow |
         raise NotCarried(f"characteristics do not enter at {place} at all times")
     _check_corner(problem, known, name, end)
     return Inflow(side, end, -first, known)
+
+
+def _follows(
+    problem: Problem, carried: Carried, name: str, end: float, known: Mapping[str, sympy.Expr]
+) -> bool:
+    """Whether values prescribed at a wall that no path crosses are those that the paths on it have.
+
+    Where something diffuses they are free.
+    """
+    names, axis = problem.namespace, problem.coordinates.index(name)
+    time = problem.coordinates.index(str(problem.time))
+    for rest in carried.rest:
+        found = names.jets(problem.substituted(sympy.expand(rest))).values()
+        if any(sum(index) > index[time] for _, index in found):
+            return True
+    there: Any = {names.symbol(name): sympy.Float(end)}
+    start: Any = {names.symbol(str(problem.time)): sympy.Float(problem.bounds[time][0])}
+    differences: list[Any] = []
+    for equation in problem.equations:
+        tree: Any = equation.tree
+        values: dict[Any, Any] = {}
+        for symbol, (field, index) in names.jets(tree).items():
+            value: Any = known.get(field, symbol)
+            for coordinate, order in zip(problem.coordinates, index, strict=True):
+                for _ in range(order if field in known else 0):
+                    value = names.total_derivative(value, coordinate)
+            # Slopes across the wall meet a velocity of zero.
+            values[symbol] = sympy.S.Zero if index[axis] else value
+        difference = tree.xreplace(values).xreplace(there)
+        if not names.jets(difference):
+            differences.append(difference)
+    for condition in problem.conditions:
+        if condition.kind == "initial":
+            differences += [
+                (target.tree - known[target.field]).xreplace(there).xreplace(start)
+                for target in condition.targets
+                if target.field in known
+            ]
+    return all(_zero(problem, difference, CLOSE) for difference in differences)
 
 
 def _prescribed(problem: Problem, name: str, side: int) -> tuple[dict[str, sympy.Expr], bool]:
@@ -451,7 +498,7 @@ def _check_corner(problem: Problem, known: Mapping[str, sympy.Expr], name: str, 
                 float(_spread(evaluate(problem.substituted(tree), at), 1)[0])
                 for tree in (target.tree, known[target.field])
             )
-            if not abs(inside - outside) <= 1e-6 * max(1.0, abs(inside), abs(outside)):
+            if not abs(inside - outside) <= CLOSE * max(1.0, abs(inside), abs(outside)):
                 raise NotCarried(
                     f"{target.field} begins with {inside:.6g} at {name} = {end:.6g} and comes in "
                     f"with {outside:.6g}: the jump would be carried through the domain"

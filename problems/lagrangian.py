@@ -36,7 +36,7 @@ from .equation import Equation, MultiIndex, Namespace, to_text
 if TYPE_CHECKING:
     from .problem import Problem
 
-__all__ = ["Lagrangian", "first_velocity", "guard_equation", "lagrangian"]
+__all__ = ["Lagrangian", "first_velocity", "guard_equation", "lagrangian", "scaled"]
 
 REST = "labels at rest"
 
@@ -316,6 +316,13 @@ def _free_name(problem: Problem, coordinate: str) -> str:
     while name in taken:
         name = f"d{name}"
     return name
+
+
+def scaled(equation: Equation, factor: float) -> Equation:
+    """The same equation times a number."""
+    tree: Any = equation.tree
+    tree = sympy.Float(factor) * tree
+    return Equation(f"{to_text(tree)} = 0", equation.namespace, tree)
 
 
 def guard_equation(form: Lagrangian, least: float) -> Equation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,8 +20,8 @@ from . import BACKENDS
 from .options import GaussianFeatures, GaussiansOptions, LagrangianOptions, SolverOptions
 
 NEAR_REST = 0.1
-"""First size of what changes along a path: random displacements of full size let paths cross, which
-divides by J = 0."""
+"""First size of what changes along a path, in units of the state's range and of the domain over
+2 pi: random displacements of full size let paths cross, which divides by J = 0."""
 
 
 def collocation_options(case: Case) -> SolverOptions:
@@ -55,12 +56,14 @@ def _branches(problem: Problem, options: SolverOptions) -> tuple[Branch, ...]:
     """Networks of their own for states and displacements of a problem in labels."""
     if not isinstance(options, LagrangianOptions):
         return ()
-    axes, network, paths = len(problem.namespace.space), options.network, options.paths
+    space, network, paths = problem.namespace.space, options.network, options.paths
     spread = initial_spread(problem)
-    states = tuple(NEAR_REST * spread[name] for name in problem.fields[:-axes])
+    states = tuple(NEAR_REST * spread[name] for name in problem.fields[: -len(space)])
+    ends = (problem.bounds[problem.coordinates.index(name)] for name in space)
+    lengths = tuple(NEAR_REST * ((high - low) / math.tau) for low, high in ends)
     return (
         Branch(len(states), network.width, network.depth, states),
-        Branch(axes, paths.width, paths.depth, (NEAR_REST,) * axes),
+        Branch(len(space), paths.width, paths.depth, lengths),
     )
 
 

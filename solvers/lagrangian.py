@@ -22,12 +22,14 @@ from ..engine.fit import Progress
 from ..engine.networks.ansatz import SymbolicField
 from ..engine.networks.entering import Entering, Entry
 from ..engine.networks.field import Field
-from ..engine.networks.readout import FreeFlight, Readout, least_jacobian
+from ..engine.networks.free_flight import FreeFlight
+from ..engine.networks.readout import Readout, least_jacobian
 from ..engine.networks.snapshot import Snapshot
 from ..engine.residuals import Term
 from ..errors import ConfigurationError, DataError, DivergedError
 from ..problems.characteristics import initial_spread
-from ..problems.lagrangian import Lagrangian, first_velocity, guard_equation, lagrangian
+from ..problems.equation import Equation
+from ..problems.lagrangian import Lagrangian, first_velocity, guard_equation, lagrangian, scaled
 from .build import join, window_edges, window_field
 from .collocation import Collocation
 from .options import LagrangianOptions
@@ -45,6 +47,8 @@ LONGEST = 0.75
 """Largest part of a window that is left of it: a sliver at its end would be another window."""
 SHORTEST = 1e-4
 """Shortest window, as a share of the whole interval, that labels are given out anew for."""
+PLACES, MISSED = 512, 1e-4
+"""Positions in a window whose labels are checked; distance to a path that is worth a note."""
 INEXACT = 1e-6
 """Relative error of a state handed over that is worth a note."""
 
@@ -90,6 +94,13 @@ class LagrangianPinn(Collocation):
             # A run that ends before its last window is done is not refused, only warned of.
             crossing = _crossing(found[-1], self.problem.time)
             notes.append(f"{crossing}: the read-out there is not to be trusted")
+        for window, field in enumerate([*self.finished, self.current.field]):
+            miss = self._farthest(window, field)
+            if miss > MISSED:
+                notes.append(
+                    f"positions up to {miss:.1e} of the domain away from every path in window "
+                    f"{window + 1} have the values of the nearest one"
+                )
         return {
             **super().report(),
             "least_jacobian": [{"value": value, "time": time} for value, time in found],
@@ -208,10 +219,12 @@ class LagrangianPinn(Collocation):
         return self.labels.readout(self.finished[-1], len(self.finished) - 1, at_rest=True)
 
     def _terms(self) -> list[Term]:
+        form, options = self.labels.form, self.labels.options
         terms = super()._terms()
-        interior = terms[0]
-        guarded = (*interior.equations, guard_equation(self.labels.form, self.labels.options.guard))
-        return [replace(interior, equations=guarded), *terms[1:]]
+        count = len(form.displacements)
+        states, paths = terms[0].equations[:-count], terms[0].equations[-count:]
+        found = (*states, *self.labels.in_units(paths), guard_equation(form, options.guard))
+        return [replace(terms[0], equations=found), *terms[1:]]
 
     def _jacobians(self, window: int, field: Field) -> tuple[torch.Tensor, torch.Tensor]:
         """Moments of a window and the least J at each."""
@@ -225,6 +238,17 @@ class LagrangianPinn(Collocation):
         times, least = self._jacobians(window, field)
         place = int(torch.argmin(least))
         return float(least[place]), float(times[place])
+
+    def _farthest(self, window: int, field: Field) -> float:
+        """Largest distance of positions to the paths they are read from, in lengths of the box."""
+        bounds = self.labels.bounds(window, self.labels.original.bounds)
+        low, high = torch.tensor(bounds, dtype=torch.float64).T
+        places = torch.quasirandom.SobolEngine(len(low)).draw(PLACES, dtype=torch.float64)
+        trained = next(field.parameters(), low)
+        points = (low + (high - low) * places).to(trained)
+        misses = self.labels.readout(field, window).misses(points)
+        shortest = min(bounds[axis][1] - bounds[axis][0] for axis in self.labels.space)
+        return float(misses.nan_to_num(math.inf).max()) / shortest
 
     def _refuse_crossing(self, window: int, field: Field) -> None:
         least = self._least(window, field)
@@ -266,6 +290,20 @@ class _Labels:
                 found=options.windows,
                 advice="write windows: 1",
             )
+
+    def in_units(self, paths: Sequence[Equation]) -> list[Equation]:
+        """Equations of displacements in the size of states, for a wave that fills the domain.
+
+        Both are imposed by one sum of squares: metres and kelvins would decide which one counts.
+        """
+        problem = self.form.problem
+        size = max(initial_spread(self.original).values())
+        found = []
+        for axis, equation in zip(self.space, paths, strict=True):
+            low, high = problem.bounds[axis]
+            factor = size * math.tau / (high - low)
+            found.append(equation if factor == 1.0 else scaled(equation, factor))
+        return found
 
     def readout(
         self, field: Field, window: int, *, at_rest: bool = False, speeds: bool = False

@@ -89,12 +89,17 @@ class Network:
             )
 
 
+FEATURES = 4
+
+
 @dataclass(frozen=True)
 class GaussianFeatures:
     """Gaussians with trained means and covariances, whose weighted sums are features of a point."""
 
     count: int = option(400, "Gaussians in a set", low=1, high=100_000)
-    features: int = option(4, "features, the inputs of the network on top", low=1, high=256)
+    features: int = option(
+        FEATURES, "features, the inputs of the network on top, or products", low=1, high=256
+    )
     covariance: Literal["diagonal", "full"] = option("diagonal", "shape of a Gaussian")
     separable: bool = option(
         False,
@@ -149,6 +154,20 @@ class GaussianFeatures:
                 path=("begin",),
                 found="residual",
                 advice="write 'begin: even' beside 'separable: true' or 'sets: own'",
+            )
+        if self.covariance == "full" and not self.moving:
+            raise ConfigurationError(
+                "Gaussians begin with axes along the coordinates, and none is trained",
+                path=("covariance",),
+                found="full",
+                advice="write 'covariance: diagonal' beside 'moving: false'",
+            )
+        if self.features != FEATURES and not (self.network or self.separable):
+            raise ConfigurationError(
+                "the fields are sums of Gaussians, so there are no features",
+                path=("features",),
+                found=self.features,
+                advice="write 'network: true' beside it, or leave it out",
             )
 
 
@@ -543,15 +562,16 @@ class CausalOptions(SolverOptions):
     causal: CausalWeights = option(CausalWeights, "temporal weights inside a window")
 
 
+ON_TOP = Network(width=16, depth=1)
+
+
 @dataclass(frozen=True)
 class GaussiansOptions(SolverOptions):
     """Physics-informed Gaussians: the field is made of Gaussians that move to where it changes."""
 
     name: Literal["gaussians"] = option("gaussians", "the backend")
     gaussians: GaussianFeatures = option(GaussianFeatures, "the Gaussians")
-    network: Network = option(
-        Network(width=16, depth=1), "what is on top of the features, if anything"
-    )
+    network: Network = option(ON_TOP, "what is on top of the features, if anything")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -570,6 +590,12 @@ class GaussiansOptions(SolverOptions):
                 advice="write 'fourier: 0'",
             )
         chosen = self.gaussians
+        if self.network != ON_TOP and not chosen.network:
+            raise ConfigurationError(
+                "there is no network on top of the Gaussians",
+                path=("network",),
+                advice="write 'network: true' under 'gaussians', or leave this out",
+            )
         for position, stage in enumerate(self.optimizer):
             projecting = isinstance(stage, GaussNewton) and stage.variable_projection
             if projecting and not (chosen.moving or chosen.network or chosen.separable):

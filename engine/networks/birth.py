@@ -41,21 +41,23 @@ def redistribute(
         How many were moved.
     """
     with torch.no_grad():
-        values = features.gaussians(sample)
-        wanted = values @ features.weights.T
+        # No GPU solves least squares that lack rank, and single precision has not the digits.
+        values, weights = (v.cpu().double() for v in (features.gaussians(sample), features.weights))
+        wanted = values @ weights.T
         size = wanted.square().mean().sqrt()
-        heights = features.weights.abs().amax(0)
-        factored: Any = qr((values * heights).cpu().numpy(), mode="r", pivoting=True)
-        order = torch.from_numpy(factored[1].astype("int64")).to(values.device)
+        heights = weights.abs().amax(0)
+        factored: Any = qr((values * heights).numpy(), mode="r", pivoting=True)
+        order = torch.from_numpy(factored[1].astype("int64"))
         moved = len(births)
         while moved:
             gone, kept = order[-moved:], order[:-moved]
             fitted = torch.linalg.lstsq(values[:, kept], wanted, driver="gelsd").solution
             change = (values[:, kept] @ fitted - wanted).square().mean().sqrt()
             if change <= tolerance * size:
-                features.weights[:, kept] = fitted.T
-                features.weights[:, gone] = 0
-                features.place(gone, births[:moved], kept, SHRINK)
+                weights[:, kept], weights[:, gone] = fitted.T, 0.0
+                features.weights.copy_(weights)
+                device = features.weights.device
+                features.place(gone.to(device), births[:moved], kept.to(device), SHRINK)
                 break
             moved //= 2
         return moved

@@ -275,6 +275,27 @@ def test_merging_and_birth_leave_the_features_as_they_are() -> None:
         assert born.max() < 1e-12 and int((made.weights == 0).all(0).sum()) == 10
 
 
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+        ),
+    ],
+)
+def test_gaussians_in_single_precision_are_merged_too(device: str) -> None:
+    made, sample = doubled()
+    made, sample = made.float().to(device), sample.float().to(device)
+    births = inside(BOX, 10, seed=12).float().to(device)
+    with torch.no_grad():
+        before = made.jet(sample, value_algebra(2), Context())
+        assert redistribute(made, sample, births) == 10
+        after = made.jet(sample, value_algebra(2), Context())
+    assert (after - before).abs().max() < 1e-4 * before.abs().max()
+    assert made.weights.dtype == torch.float32
+
+
 def test_dropping_gaussians_without_handing_their_weights_on_is_seen() -> None:
     made, sample = doubled()
     with torch.no_grad():

@@ -9,7 +9,8 @@ import torch
 
 from residua.engine.networks.ansatz import SymbolicField
 from residua.engine.networks.entering import Entering, Entry
-from residua.engine.networks.readout import FreeFlight, Readout, least_jacobian
+from residua.engine.networks.free_flight import FreeFlight
+from residua.engine.networks.readout import Readout, least_jacobian
 from residua.engine.networks.snapshot import Snapshot
 from residua.engine.taylor import algebra_for
 
@@ -125,6 +126,18 @@ def test_paths_of_a_vortex_are_followed_where_newton_alone_is_lost():
     c, s = torch.cos(3 * points[:, 2]), torch.sin(3 * points[:, 2])
     label_x, label_y = c * points[:, 0] + s * points[:, 1], c * points[:, 1] - s * points[:, 0]
     assert (readout(points)[:, 0] - label_x - 2 * label_y).abs().max() < 1e-10
+
+
+def test_positions_that_no_path_gets_to_are_told_by_their_distance():
+    moved = SymbolicField(("x", "t"), [sympy.cos(x), t / 2])
+    walls = Readout(
+        moved, [(0.0, 4.0), (0.0, 1.0)],
+        space=[0], time=1, periodic=[], drift=[0.0], start=0.0, since=0.0,
+    )  # fmt: skip
+    points = torch.tensor([[0.2, 1.0], [0.2, 0.4], [3.0, 1.0]], dtype=torch.float64)
+    assert torch.allclose(walls.misses(points), torch.tensor([0.3, 0.0, 0.0]).double())
+    points = torch.rand(50, 2, dtype=torch.float64) * torch.tensor([6.0, 1.0])
+    assert walls.misses(points).max() > 0 and ring().misses(points).max() < 1e-12
 
 
 def test_the_least_jacobian_by_moment():

@@ -193,6 +193,40 @@ def test_ends_of_which_too_little_is_known_are_refused(text):
         lagrangian(problem(text, conditions=conditions))
 
 
+WALLED = {
+    "u_t + x*(1 - x)*u_x = -u": ("1", "exp(-t)", "1"),
+    "u_t + x*(1 - x)*u_x = -u*(1 + x)": ("1 + x", "exp(-t)", "1"),
+    "u_t + x*(1 - x)*u*u_x = 0": ("2 + x", "2", "2 + t"),
+}
+
+
+@pytest.mark.parametrize("text", sorted(WALLED))
+def test_values_on_a_wall_without_diffusion_must_be_those_that_its_own_path_has(text):
+    """No path brings them into the domain: they would be left out without a word."""
+    start, right, wrong = WALLED[text]
+
+    def form(end, source=""):
+        conditions = [{"where": "t = 0", "u": start}, {"where": "x = 0", "u": end}]
+        if source:
+            conditions.append({"where": "x = 1", "u": "0"})
+        return lagrangian(
+            Problem.from_mapping(
+                {
+                    "coordinates": {"x": [0, 1], "t": [0, 1]},
+                    "fields": ["u"],
+                    "equations": [text + source],
+                    "conditions": conditions,
+                }
+            )
+        )
+
+    assert [c.kind for c in form(right).problem.conditions] == ["initial", "initial"]
+    for end in (wrong, f"{right} + t^2"):
+        with pytest.raises(ConfigurationError, match="nothing is carried to or from x = 0, and"):
+            form(end)
+    assert form(wrong, " + 0.1*u_xx").problem.conditions, "diffusion takes it into the domain"
+
+
 def test_a_plane_that_is_crossed_is_refused():
     conditions = [
         {"where": "t = 0", "u": "sin(x)"}, {"where": "x = 0", "u": "sin(t)"}, {"periodic": "y"}

@@ -223,6 +223,13 @@ def test_variable_projection_of_weights_alone_is_refused() -> None:
             "covariance: diagonal",
         ),
         ("poisson_2d", {"network": {"fourier": 8}}, "Fourier features"),
+        ("poisson_2d", {"network": {"width": 64}}, "'network: true' under 'gaussians'"),
+        ("poisson_2d", {"gaussians": {"features": 9}}, "there are no features"),
+        (
+            "poisson_2d",
+            {"gaussians": {"moving": False, "covariance": "full"}},
+            "none is trained",
+        ),
         ("poisson_2d", {"gaussians": {"begin": "residual", "separable": True}}, "begin: even"),
         ("poisson_2d", {"gaussians": {"begin": "residual", "sets": "own"}}, "begin: even"),
     ],

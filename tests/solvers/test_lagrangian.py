@@ -10,6 +10,7 @@ from residua.engine.fit import Record, fit, restore
 from residua.engine.networks.branches import Branches
 from residua.errors import ConfigurationError, DataError, DivergedError
 from residua.progress import QuietReporter
+from residua.solvers import lagrangian
 from residua.solvers.lagrangian import LagrangianPinn
 from residua.solvers.run import solve_case
 
@@ -103,6 +104,33 @@ def test_a_mean_speed_changes_nothing_but_the_frame():
         found.append((losses, trainer.field(moved).detach()[:, 0] - mean))
     assert np.allclose(found[0][0], found[1][0], rtol=1e-4)
     assert torch.allclose(found[0][1], found[1][1], atol=1e-5)
+
+
+def test_millimetres_are_trained_like_metres():
+    """First displacements, and what each equation counts for, are in units of the domain."""
+    found = []
+    for length, time in ((2 * np.pi, 1.0), (6e-3, 1e-3), (6e3, 1e4)):
+        speed, wave = length / (2 * np.pi * time), 2 * np.pi / length
+        start, nu = f"{speed}*sin({wave}*x)", 0.1 * speed / wave
+        problem = carried("u", source="nu*u_xx", start=start, nu=nu)
+        problem["coordinates"] = {"x": [0, length], "t": [0, time]}
+        trainer = LagrangianPinn(make_case(problem, SMALL, ENDLESS), torch.device("cpu"))
+        for _ in range(8):
+            trainer.step(np.inf)
+        points = torch.from_numpy(np.random.default_rng(1).uniform(0, [length, time], (50, 2)))
+        found.append(trainer.field(points).detach() / speed)
+        motion = trainer.terms[0].equations[1].residual({"dx_t": length, "u": 0.0})
+        assert motion == pytest.approx(2 * np.pi * speed)
+    assert (found[1] - found[0]).abs().max() < 0.03
+    assert (found[2] - found[0]).abs().max() < 0.03
+
+
+def test_positions_far_from_every_path_are_told(monkeypatch):
+    trainer = LagrangianPinn(make_case(carried("1"), SMALL, ENDLESS), torch.device("cpu"))
+    trainer.step(np.inf)
+    assert not any("every path" in note for note in trainer.report()["notes"])
+    monkeypatch.setattr(lagrangian, "MISSED", -1.0)
+    assert any("away from every path in window 1" in n for n in trainer.report()["notes"])
 
 
 def test_a_resumed_run_ends_with_the_same_bytes(tmp_path):
@@ -379,7 +407,7 @@ def test_a_vortex_in_a_box_carries_and_spreads():
     }
     trainer = LagrangianPinn(make_case(problem, solver, ENDLESS), torch.device("cpu"))
     losses = [float(trainer.step(np.inf).loss) for _ in range(16)]
-    assert losses[-1] < 1e-2 * losses[0]
+    assert losses[-1] < 2e-2 * losses[0]
     points = np.random.default_rng(0).uniform([0, 0, 0], [1, 1, 0.3], (200, 3))
     x, y, t = points.T
     truth = np.exp(-t) * np.sin(np.pi * x) * np.sin(np.pi * y) * (1 + x / 2)
