@@ -397,7 +397,7 @@ def _check_gaussians(problem: Problem, solver: GaussiansOptions) -> None:
             "a Gaussian on a periodic coordinate has axes along the coordinates",
             path=(*path, "covariance"),
             found="full",
-            advice="write 'covariance: diagonal', or 'hard: [initial]' beside 'gaussians'",
+            advice="write 'covariance: diagonal', or 'hard: []' beside 'gaussians'",
         )
 
 

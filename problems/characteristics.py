@@ -1,4 +1,4 @@
-"""What carries a problem: velocity and diffusion read off its equations, and where paths cross.
+"""What carries a problem: velocity and diffusion read off its equations.
 
 Convection-diffusion-reaction means, for every field,
 
@@ -28,11 +28,13 @@ __all__ = [
     "Carried",
     "Inflow",
     "NotCarried",
-    "breakdown",
+    "filled",
+    "first_state",
     "initial_spread",
     "mean_state",
     "mean_velocity",
     "read_carried",
+    "unit",
 ]
 
 Array = NDArray[np.float64]
@@ -42,10 +44,6 @@ PROBES = 32
 AGREEMENT = 1e-10
 CLOSE = 1e-6
 """Difference of two prescribed values that is none."""
-LABELS = {1: 512, 2: 48}
-"""Labels along each axis, by number of space coordinates, that are followed to see paths cross."""
-MARGIN = 0.02
-"""Paths that cross so soon after the end, as a share of the interval, count as crossing."""
 
 
 class NotCarried(ValueError):
@@ -148,7 +146,7 @@ def read_carried(problem: Problem) -> Carried:
 
 def mean_velocity(problem: Problem, carried: Carried) -> tuple[float, ...]:
     """Mean of f1 over the initial state by space coordinate; 0 where the domain has walls."""
-    values, _ = _start(problem, 64)
+    values, _ = first_state(problem, 64)
     means = []
     for name, component in zip(problem.namespace.space, carried.velocity, strict=True):
         if name not in problem.periodic:
@@ -164,7 +162,7 @@ def mean_velocity(problem: Problem, carried: Carried) -> tuple[float, ...]:
 
 def mean_state(problem: Problem) -> tuple[float, ...]:
     """Mean of the initial values of each field; 0 where that is rounding."""
-    values, _ = _start(problem, 64)
+    values, _ = first_state(problem, 64)
     means = []
     for name in problem.fields:
         mean = float(np.mean(values[name]))
@@ -175,76 +173,13 @@ def mean_state(problem: Problem) -> tuple[float, ...]:
 
 def initial_spread(problem: Problem) -> dict[str, float]:
     """Half the range of the initial values of each field; 1 where they are constant."""
-    values, _ = _start(problem, 64)
+    values, _ = first_state(problem, 64)
     spread = {name: float(np.ptp(values[name])) / 2 for name in problem.fields}
     return {name: s if np.isfinite(s) and s > 0 else 1.0 for name, s in spread.items()}
 
 
-def breakdown(problem: Problem, carried: Carried) -> float | None:
-    """When characteristics of a problem without diffusion first cross, if they do by the end.
-
-    Followed from a grid of labels, with the gradient F of the position and G of the state:
-    x' = f1, u' = r, F' = f1_x F + f1_u G, G' = r_x F + r_u G; they cross where det F = 0. Where a
-    field diffuses (or is driven by gradients of others) the state along a path needs the whole
-    solution, so nothing is known beforehand.
-
-    Returns:
-        The time, or None: no crossing, or not known.
-    """
-    names, space = problem.namespace, problem.namespace.space
-    rates = [names.jet(f, _unit(problem, str(problem.time))) - rest
-             for f, rest in zip(problem.fields, carried.rest, strict=True)]  # fmt: skip
-    rates = [problem.substituted(sympy.expand(rate)) for rate in rates]
-    if any(any(index) for rate in rates for _, index in names.jets(rate).values()):
-        return None
-    from scipy.integrate import solve_ivp
-
-    d, m = len(space), len(problem.fields)
-    values, slopes = _start(problem, LABELS[d])
-    n = values["count"]
-    flow = [*(problem.substituted(component) for component in carried.velocity), *rates]
-    symbols = [names.symbol(name) for name in (*space, *problem.fields)]
-    jacobian = [[sympy.diff(rate, cast(Any, s)) for s in symbols] for rate in flow]
-    start = np.zeros((d + m, d + 1, n))
-    for i, name in enumerate(space):
-        start[i, 0], start[i, 1 + i] = values[name], 1.0
-    for j, name in enumerate(problem.fields):
-        start[d + j, 0], start[d + j, 1:] = values[name], slopes[j]
-    low, high = problem.bounds[problem.coordinates.index(str(problem.time))]
-
-    def right(t: float, flat: Array) -> Array:
-        state = flat.reshape(start.shape)
-        at: dict[str, Any] = {str(problem.time): t}
-        at |= {str(s): state[k, 0] for k, s in enumerate(symbols)}
-        out = np.zeros_like(state)
-        for k, rate in enumerate(flow):
-            out[k, 0] = evaluate(rate, at)
-            for column in range(d + m):
-                slope = np.asarray(evaluate(jacobian[k][column], at))
-                out[k, 1:] += slope * state[column, 1:]
-        return out.ravel()
-
-    def least(t: float, flat: Array) -> float:
-        state = flat.reshape(start.shape)
-        found = np.linalg.det(np.moveaxis(state[:d, 1:], 2, 0))
-        for i, name in enumerate(space):
-            if name not in problem.periodic:
-                # What has left the domain may do as it likes.
-                a, b = problem.bounds[problem.coordinates.index(name)]
-                found[(state[i, 0] < a) | (state[i, 0] > b)] = 1.0
-        return float(np.min(found))
-
-    least.terminal = True  # type: ignore[attr-defined]
-    end = high + MARGIN * (high - low)
-    with np.errstate(all="ignore"):
-        try:
-            path = solve_ivp(right, (low, end), start.ravel(), events=least, rtol=1e-6, atol=1e-9)
-        except (ArithmeticError, TypeError, ValueError):
-            return None
-    return float(path.t_events[0][0]) if len(path.t_events[0]) else None
-
-
-def _unit(problem: Problem, *names: str) -> MultiIndex:
+def unit(problem: Problem, *names: str) -> MultiIndex:
+    """The multi-index of a derivative by some coordinates."""
     return tuple(names.count(name) for name in problem.coordinates)
 
 
@@ -279,7 +214,7 @@ def _split(
     """Velocity, diffusion and rest of one equation."""
     names, space = problem.namespace, problem.namespace.space
     jets = names.jets(tree)
-    time = names.jet(field, _unit(problem, str(problem.time)))
+    time = names.jet(field, unit(problem, str(problem.time)))
     second = {s: place for s, place in jets.items() if sum(place[1]) == 2}
     first = {s: place for s, place in jets.items() if sum(place[1]) == 1 and s != time}
     diffusion: dict[MultiIndex, sympy.Expr] = {}
@@ -298,8 +233,8 @@ def _split(
             axis = problem.coordinates[index.index(2)]
             for other in problem.fields:
                 slope = sympy.diff(factor, cast(Any, names.symbol(other)))
-                jet = names.jet(other, _unit(problem, axis))
-                quadratic -= slope * jet * names.jet(name, _unit(problem, axis))
+                jet = names.jet(other, unit(problem, axis))
+                quadratic -= slope * jet * names.jet(name, unit(problem, axis))
     flat: Any = tree.xreplace(dict.fromkeys(second, sympy.S.Zero))
     still = dict.fromkeys(first, sympy.S.Zero)
     linear: dict[Any, Any] = {s: sympy.diff(flat, s).xreplace(still) for s in first}
@@ -311,11 +246,11 @@ def _split(
             "read off it"
         )
     velocity = tuple(
-        cast(sympy.Expr, linear.get(names.jet(field, _unit(problem, x)), sympy.S.Zero))
+        cast(sympy.Expr, linear.get(names.jet(field, unit(problem, x)), sympy.S.Zero))
         for x in space
     )
     carried = sum(
-        (v * names.jet(field, _unit(problem, x)) for v, x in zip(velocity, space, strict=True)),
+        (v * names.jet(field, unit(problem, x)) for v, x in zip(velocity, space, strict=True)),
         sympy.S.Zero,
     )
     return velocity, diffusion, cast(sympy.Expr, sympy.expand(tree - carried))
@@ -459,16 +394,16 @@ def _outward(
     at = {str(problem.time): times}
     tree = problem.substituted(sympy.expand(there))
     if not problem.namespace.jets(tree):
-        found = side * _spread(evaluate(tree, at), len(times))
+        found = side * filled(evaluate(tree, at), len(times))
         nearest = found.min() if found[0] > 0 else found.max()
         return float(found[0]), float(nearest) if np.isfinite(found).all() else None
     from scipy.integrate import solve_ivp
 
     names, (name,) = problem.namespace, problem.namespace.space
-    values, _ = _start(problem, 2)
+    values, _ = first_state(problem, 2)
     which = 0 if side < 0 else -1
     start = [float(values[n][which]) for n in (name, *problem.fields)]
-    rates = [names.jet(f, _unit(problem, str(problem.time))) - rest
+    rates = [names.jet(f, unit(problem, str(problem.time))) - rest
              for f, rest in zip(problem.fields, carried.rest, strict=True)]  # fmt: skip
     flow = [problem.substituted(sympy.expand(r)) for r in (*carried.velocity, *rates)]
 
@@ -495,7 +430,7 @@ def _check_corner(problem: Problem, known: Mapping[str, sympy.Expr], name: str, 
             continue
         for target in condition.targets:
             inside, outside = (
-                float(_spread(evaluate(problem.substituted(tree), at), 1)[0])
+                float(filled(evaluate(problem.substituted(tree), at), 1)[0])
                 for tree in (target.tree, known[target.field])
             )
             if not abs(inside - outside) <= CLOSE * max(1.0, abs(inside), abs(outside)):
@@ -505,7 +440,7 @@ def _check_corner(problem: Problem, known: Mapping[str, sympy.Expr], name: str, 
                 )
 
 
-def _start(problem: Problem, per_axis: int) -> tuple[dict[str, Any], list[list[Array]]]:
+def first_state(problem: Problem, per_axis: int) -> tuple[dict[str, Any], list[list[Array]]]:
     """Coordinates, fields and their space derivatives on a grid of labels at the first moment.
 
     Returns:
@@ -530,9 +465,9 @@ def _start(problem: Problem, per_axis: int) -> tuple[dict[str, Any], list[list[A
     slopes: list[list[Array]] = []
     for field in problem.fields:
         tree = trees.get(field, sympy.S.Zero)
-        values[field] = _spread(evaluate(tree, values), len(grid))
+        values[field] = filled(evaluate(tree, values), len(grid))
         derivatives: Sequence[Any] = [names.total_derivative(tree, x) for x in space]
-        slopes.append([_spread(evaluate(tree, values), len(grid)) for tree in derivatives])
+        slopes.append([filled(evaluate(tree, values), len(grid)) for tree in derivatives])
     return values, slopes
 
 
@@ -540,5 +475,6 @@ def _evaluate(problem: Problem, tree: sympy.Expr, values: Mapping[str, Any]) -> 
     return evaluate(problem.substituted(tree), values)
 
 
-def _spread(value: Any, count: int) -> Array:
+def filled(value: Any, count: int) -> Array:
+    """A value, or one number for all, shape (count,)."""
     return np.array(np.broadcast_to(np.asarray(value, dtype=float), (count,)))

@@ -42,7 +42,8 @@ def gaussians(problem: Problem) -> str | None:
 
 def lagrangian(problem: Problem) -> str | None:
     """Characteristics that carry the problem, stay in the domain and do not cross."""
-    from ..problems.characteristics import NotCarried, breakdown, read_carried
+    from ..problems.characteristics import NotCarried, read_carried
+    from ..problems.crossing import breakdown
 
     try:
         carried = read_carried(problem)

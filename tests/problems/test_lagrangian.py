@@ -13,7 +13,8 @@ import sympy
 
 from residua.errors import ConfigurationError
 from residua.problems import Problem, registry
-from residua.problems.characteristics import breakdown, read_carried
+from residua.problems.characteristics import read_carried
+from residua.problems.crossing import breakdown
 from residua.problems.equation import evaluate
 from residua.problems.lagrangian import guard_equation, lagrangian
 from residua.solvers import BACKENDS
@@ -300,6 +301,32 @@ def test_when_characteristics_cross_is_known_beforehand(equation, start, when):
             equation, conditions=[{"where": "t = 0", "u": start}, {"periodic": "x"}], end=0.9 * when
         )
         assert BACKENDS["lagrangian"].accepts(before) is None
+
+
+@pytest.mark.parametrize(
+    ("coming", "when"),
+    [
+        ("1 + 4*t", 0.25),  # x = (1 + 4 tau)(t - tau): the first that came in crosses first
+        ("1 + 4*t^2", float(np.sqrt(3) / 2)),  # ... the one of tau = 12^(-1/2), at tau + 1/sqrt(3)
+        ("1 + t/10", None),  # has left before
+        ("exp(-t)", None),
+    ],
+)
+@pytest.mark.parametrize("side", [-1, 1])
+def test_that_paths_which_come_in_later_cross_is_known_beforehand(side, coming, when):
+    found = Problem.from_mapping(
+        {
+            "coordinates": {"x": [0, 1], "t": [0, 2]},
+            "fields": ["u"],
+            "equations": [f"u_t - {side}*u*u_x = 0"],
+            "conditions": [
+                {"where": "t = 0", "u": "1"},
+                {"where": "x = 0" if side < 0 else "x = 1", "u": coming},
+            ],
+        }
+    )
+    crossing = breakdown(found, read_carried(found))
+    assert crossing == (when if when is None else pytest.approx(when, rel=2e-3))
 
 
 def test_the_guard_is_silent_until_paths_come_close():

@@ -201,6 +201,12 @@ def test_a_single_gaussian_can_begin_where_the_residual_is() -> None:
     assert math.isfinite(trainer(manufactured(), gaussians=chosen).step(math.inf).loss)
 
 
+def test_what_is_advised_for_full_covariances_on_a_periodic_coordinate_is_taken() -> None:
+    with pytest.raises(ConfigurationError, match=r"or 'hard: \[\]' beside 'gaussians'"):
+        case("allen_cahn", gaussians={"covariance": "full"}, hard=["initial"])
+    case("allen_cahn", gaussians={"covariance": "full"}, hard=[])
+
+
 def test_variable_projection_of_weights_alone_is_refused() -> None:
     chosen = {"name": "gauss_newton", "variable_projection": True}
     with pytest.raises(ConfigurationError, match="variable_projection: false"):
