@@ -205,11 +205,16 @@ def standing(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+FOUND = 0.5
+"""Relative error above which a run has found nothing: the function zero has 1."""
+
+
 def race(what: Race, ours: Mapping[str, Any], peer: Mapping[str, Any]) -> dict[str, Any]:
     """How much sooner we are at the best error of the peer.
 
     The peer is given its best seed, the lowest error on the way and the moment it first had it; we
-    are given the median of the seeds, from when on the error never rose above that again.
+    are given the median of the seeds, from when on the error never rose above that again. Where the
+    peer found nothing there is no such error, and the seconds are those it was given.
     """
     best: list[float] | None = None
     for run in peer["runs"]:
@@ -218,6 +223,10 @@ def race(what: Race, ours: Mapping[str, Any], peer: Mapping[str, Any]) -> dict[s
     if best is None:
         return {"peer_error": None, "peer_seconds": None, "our_seconds": None, "sooner": None,
                 "met": "not measured"}  # fmt: skip
+    if best[1] > FOUND:
+        given = max(run["seconds"] for run in peer["runs"] if run.get("seconds") is not None)
+        return {"peer_error": best[1], "peer_seconds": given, "our_seconds": None, "sooner": None,
+                "met": "the peer found nothing"}  # fmt: skip
     needed = statistics.median_high([seconds_to(run, best[1]) for run in ours["runs"]])
     sooner = best[0] / needed if needed > 0 else math.inf
     met = "aim" if sooner >= what.aim else "must" if sooner >= what.must else "no"

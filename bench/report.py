@@ -187,7 +187,7 @@ def race_table(races: Mapping[str, RowData]) -> str:
                 name,
                 _scientific(race["peer_error"], "none"),
                 _plain(race["peer_seconds"]),
-                "never" if ours is None or ours == float("inf") else _plain(ours),
+                "never" if ours == float("inf") else _plain(ours),
                 _plain(race["sooner"]),
                 MET.get(race["met"], race["met"]),
             )

@@ -9,6 +9,7 @@ import pytest
 
 from residua.bench import accuracy
 from residua.bench.ladder import LADDERS, Race, chosen, find, load
+from residua.bench.report import race_table
 from residua.cli import main
 from residua.errors import ConfigurationError
 from residua.problems import registry
@@ -97,7 +98,7 @@ def test_runs_are_kept_and_shown(tmp_path, capsys):
     assert quick["met"] == "must" and slow["met"] is None
     assert quick["median"] < 0.1 * slow["median"]
     assert quick["runs"][0]["curves"]["kept"] and "versions" in quick["runs"][0]
-    assert found["races"]["heat"]["sooner"] > 0
+    assert found["races"]["heat"]["met"] == "the peer found nothing"  # in three steps
     for words in ("quick", "must met", "times sooner"):
         assert words in table
     assert main([*command, "--table"]) == 0
@@ -183,6 +184,12 @@ def test_a_race_is_to_the_best_error_of_the_peer():
     never = row(run(0.1, kept=[[1.0, 0.1]]))
     found = accuracy.race(Race("r", "a", "b", must=20, aim=100), never, peer)
     assert found["sooner"] == 0 and found["met"] == "no"
+    # A peer whose error stays near that of the function zero sets no mark to be at.
+    lost = row(run(0.99, seconds=1920.0, reached=[[1.5, 0.98]]))
+    found = accuracy.race(Race("r", "a", "b", must=20, aim=100), ours, lost)
+    assert (found["sooner"], found["peer_seconds"]) == (None, 1920.0)
+    assert found["met"] == "the peer found nothing"
+    assert "the peer found nothing" in race_table({"r": found})
 
 
 def test_in_time_windows_the_end_of_the_run_counts():
