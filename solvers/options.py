@@ -630,8 +630,8 @@ class LagrangianOptions(SolverOptions):
     )
     renew: float | None = option(
         0.03,
-        "where J falls below this a window ends, and labels are given out anew for another one; "
-        "null for the windows as given",
+        "where J falls below this (or 0.25 in free flight, before training) a window ends, and "
+        "labels are given out anew for another one; null for the windows as given",
         above=0.0,
         high=0.95,
     )

@@ -1,5 +1,7 @@
 """The backend lagrangian: exact cases, invariants, restarts of labels, refusals."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from residua.errors import ConfigurationError, DataError, DivergedError
 from residua.progress import QuietReporter
 from residua.solvers import lagrangian
 from residua.solvers.lagrangian import LagrangianPinn
+from residua.solvers.options import LagrangianOptions
 from residua.solvers.run import solve_case
 
 SMALL = {
@@ -301,6 +304,18 @@ def test_a_corner_in_the_first_state_is_carried():
     points = torch.tensor([[1.0, 0.0], [4.0, 0.0]], dtype=torch.float64)
     start = torch.sin(points[:, 0]).clamp_min(0)
     assert torch.allclose(trainer.field(points)[:, 0], start, atol=0.05), "imposed softly"
+
+
+def test_the_bound_in_free_flight_is_the_one_that_is_documented():
+    """No J has fallen below the bound of trained paths yet, and the window ends all the same."""
+    (told,) = [o for o in dataclasses.fields(LagrangianOptions) if o.name == "renew"]
+    assert f"{lagrangian.FLIGHT[0]:g} in free flight" in str(told.metadata)
+    problem = carried("u", source="0.1*u_xx")
+    problem["coordinates"] = {"x": [0, "2*pi"], "t": [0, 1.2]}
+    trainer = LagrangianPinn(make_case(problem, SMALL, ENDLESS), torch.device("cpu"))
+    assert len(trainer.edges) == 3
+    whole = make_case(problem, SMALL | {"renew": None}, ENDLESS)
+    assert len(LagrangianPinn(whole, torch.device("cpu")).edges) == 2
 
 
 def test_a_bound_below_the_guard_is_refused():
