@@ -266,8 +266,16 @@ def _parser() -> tuple[_Parser, Mapping[str, argparse.ArgumentParser]]:
         help="pdebench: that benchmark's metrics too",
     )
     evaluate.add_argument(
-        "--samples", metavar="N", type=_count, default=20, help="on other grids; default 20"
+        "--samples",
+        metavar="N",
+        type=_count,
+        default=20,
+        help="on other grids and of --fine-tune; default 20",
     )
+    evaluate.add_argument(
+        "--fine-tune", metavar="STEPS", type=_count, default=0,
+        help="also lower the residual of the equation, so many steps for each of --samples",
+    )  # fmt: skip
     evaluate.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
     command("list")
@@ -414,8 +422,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     from .operators.operator import load
 
     found = evaluate(
-        load(options.folder), file=options.data, metrics=options.metrics, count=options.samples
-    )
+        load(options.folder), file=options.data, metrics=options.metrics, count=options.samples,
+        fine_tune=options.fine_tune,
+    )  # fmt: skip
     found.save(options.folder)
     if not options.quiet:
         print("\n".join([*lines(found.numbers), f"written to {options.folder}"]))

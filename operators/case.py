@@ -1,7 +1,8 @@
 """From a case file for operators to a checked `OperatorCase`; and back to a file.
 
-Such a case has four parts: `data` (a file and what of it is learnt), `network`, `training` and
-`run`. Every error names file, line and key, and says what to write. Nothing here imports torch.
+Such a case has the parts `data` (a file and what of it is learnt), `network`, `training`, `run`
+and, where an equation is to teach too, `physics`. Every error names file, line and key, and says
+what to write. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from ..execution.options import NAME, check_device
 from ..overrides import Override, locate
 from ..typed import build, build_variant, nearest, plain
 from .coarse import check_coarse
-from .options import DataOptions, NetworkOptions, OperatorRun, TrainingOptions
+from .laws import law_of
+from .options import DataOptions, NetworkOptions, OperatorRun, PhysicsOptions, TrainingOptions
 from .samples import check_network, open_samples
 
 __all__ = ["OperatorCase", "SECTIONS", "is_operator_case", "load_case", "make_case"]
 
-SECTIONS = ("data", "network", "training", "run")
+SECTIONS = ("data", "network", "training", "run", "physics")
 FILES = ("file", "outputs_file", "test_file")
 
 
@@ -39,6 +41,7 @@ class OperatorCase(Runnable):
         training: how.
         run: seed, precision, budget, output; `run.name` is always filled in.
         source: the file it came from.
+        physics: the equation that teaches too; None where only the data do.
     """
 
     data: DataOptions
@@ -46,6 +49,7 @@ class OperatorCase(Runnable):
     training: TrainingOptions
     run: OperatorRun  # type: ignore[reportIncompatibleVariableOverride]
     source: str = field(default="", compare=False)
+    physics: PhysicsOptions | None = None
 
     @property
     def name(self) -> str:
@@ -54,7 +58,8 @@ class OperatorCase(Runnable):
 
     def resolved(self) -> dict[str, Any]:
         """The case as plain values with every default spelled out; loads again to an equal case."""
-        found = {name: plain(getattr(self, name)) for name in SECTIONS}
+        parts = {name: getattr(self, name) for name in SECTIONS}
+        found = {name: plain(part) for name, part in parts.items() if part is not None}
         for key in FILES:
             if found["data"][key] is not None:
                 found["data"][key] = os.path.abspath(found["data"][key])
@@ -82,13 +87,14 @@ def make_case(data: Mapping[str, Any], *, name: str = "operator", source: str = 
         ConfigurationError: anything is not as it should be; the path tells which value.
     """
     _check_sections(data)
-    network = data.get("network", "mgno")
+    network, physics = data.get("network", "mgno"), data.get("physics")
     case = OperatorCase(
         build(DataOptions, data["data"], ("data",)),
         build_variant(NetworkOptions, network, ("network",)),
         build(TrainingOptions, data.get("training") or {}, ("training",)),
         build(OperatorRun, data.get("run") or {}, ("run",)),
         source,
+        None if physics is None else build(PhysicsOptions, physics, ("physics",)),
     )
     if case.run.name is None:
         case = replace(case, run=replace(case.run, name=name))
@@ -129,6 +135,8 @@ def load_case(
             samples = open_samples(case.data)
             check_network(case.network, samples)
             check_coarse(case.data.coarse, samples)
+            if case.physics is not None:
+                law_of(case.physics, samples.train)
         return case
     except ConfigurationError as error:
         raise locate(error, source, changes) from None

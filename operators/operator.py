@@ -76,7 +76,7 @@ class Operator:
             ConfigurationError: another shape, or a grid that the network cannot take.
             DataError: a value is not finite.
         """
-        fields, single = self._fields(inputs)
+        fields, single = self.fields(inputs)
         with torch.no_grad():
             blocks = [self.model(block) for block in fields.split(self._block(fields))]
         found = torch.cat(blocks).cpu().numpy()
@@ -102,7 +102,7 @@ class Operator:
             )
         if steps < 1:
             raise ConfigurationError("", path=("steps",), found=steps, advice="write 1 or more")
-        fields, single = self._fields(inputs)
+        fields, single = self.fields(inputs)
         blocks = []
         for block in fields.split(self._block(fields)):
             states = list(rollout(self.model, block, steps, self.shape.static))
@@ -118,7 +118,13 @@ class Operator:
     def _block(self, fields: Tensor) -> int:
         return max(1, CHUNK // max(1, fields[0, 0].numel()))
 
-    def _fields(self, inputs: Any) -> tuple[Tensor, bool]:
+    def fields(self, inputs: Any) -> tuple[Tensor, bool]:
+        """What the model takes for the inputs of a call, and whether they are of one sample.
+
+        Raises:
+            ConfigurationError: another shape, or a grid that the network cannot take.
+            DataError: a value is not finite.
+        """
         parameter = next(self.model.parameters())
         # Copied: torch takes no reversed or read-only arrays.
         fields = torch.from_numpy(np.array(inputs, dtype=np.float64)).to(parameter)

@@ -20,6 +20,7 @@ __all__ = [
     "MgnoOptions",
     "NetworkOptions",
     "OperatorRun",
+    "PhysicsOptions",
     "TrainingOptions",
     "UNetOptions",
 ]
@@ -191,6 +192,34 @@ class TrainingOptions:
     )
     unrolled: int = option(1, "applications of a step in time that are trained", low=1, high=100)
     pushforward: bool = option(False, "only the last of them is differentiated")
+
+
+@dataclass(frozen=True)
+class PhysicsOptions:
+    """The equation itself as a teacher: its residual beside the error, in training and after it."""
+
+    equation: Literal["auto", "darcy", "burgers"] = option(
+        "auto", "Darcy's law, or Burgers' equation over a step in time; auto: as the file says"
+    )
+    constant: float | None = option(
+        None, "f of Darcy's law, nu of Burgers' equation; null: as the file says"
+    )
+    weight: float = option(
+        0.1, "of the residual in training; 0: it is for fine-tuning only", low=0.0, high=1e6
+    )
+    data: float = option(
+        1.0, "of the error in training; 0: no solution is looked at", low=0.0, high=1e6
+    )
+    learning_rate: float = option(
+        1e-3, "of residua evaluate --fine-tune, at its highest", above=0.0, high=1.0
+    )
+
+    def __post_init__(self) -> None:
+        if self.weight == 0 and self.data == 0:
+            raise ConfigurationError(
+                "nothing is left to train on", path=("weight",), found=0.0,
+                advice="write a weight above 0, for the residual or for the data",
+            )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .case import OperatorCase
+from .laws import law_of
 from .samples import open_samples
 
 __all__ = ["plan"]
@@ -27,6 +28,13 @@ def plan(case: OperatorCase, folder: Path) -> str:
         f"{run.steps} steps" if run.steps else "",
     ]
     watched = "no" if samples.validation is None else str(len(samples.validation))
+    teacher = []
+    if case.physics is not None:
+        law = law_of(case.physics, part)
+        teacher.append(
+            f"physics: {law.equation} with {law.constant:g}, weight {case.physics.weight:g} "
+            f"beside {case.physics.data:g} of the data"
+        )
     lines = [
         f"data: {part.data.path}, {part.data.layout}",
         f"learns {what} {', '.join(dict.fromkeys(part.inputs))} to "
@@ -34,6 +42,7 @@ def plan(case: OperatorCase, folder: Path) -> str:
         f"samples: {len(part)} to train on, {watched} to watch, {len(samples.test)} to test",
         f"network: {case.network.name}",
         f"training: batches of {training.batch}, {', at most '.join(end for end in ends if end)}",
+        *teacher,
         f"run folder: {folder}",
         *(f"note: {note}" for note in samples.notes),
     ]

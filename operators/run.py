@@ -24,7 +24,9 @@ from .build import Shape, model_for, names, parameters
 from .case import OperatorCase
 from .coarse import check_coarse, coarse_solutions, source_of
 from .errors import coarse_alone, relative_errors
+from .laws import law_of
 from .operator import Operator
+from .physics import residual_of
 from .samples import Part, Samples, check_network, open_samples
 from .training import OperatorTrainer, Pairs, Trajectories
 
@@ -116,7 +118,8 @@ def _train(
     model, shape = model_for(case.network, shape, inputs, outputs, case.run.seed)
     trainer = OperatorTrainer(
         model.to(device), on_device(data, device), case.training, seed=case.run.seed,
-        budget=case.run.budget, steps=case.run.steps,
+        budget=case.run.budget, steps=case.run.steps, physics=case.physics,
+        residual=None if case.physics is None else residual_of(law_of(case.physics, part)),
     )  # fmt: skip
     make(folder)
     record = Record()

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from ..engine.fit import Progress
 from ..errors import ConfigurationError, DivergedError
 from .losses import relative_h1, relative_l2
-from .options import TrainingOptions
+from .options import PhysicsOptions, TrainingOptions
+from .physics import Residual
 
 __all__ = ["OperatorTrainer", "Pairs", "Trajectories", "rollout"]
 
@@ -107,6 +108,8 @@ class OperatorTrainer:
         budget: seconds of the whole training, over which the learning rate rises and falls where
             they end before its epochs; None for no limit.
         steps: of the whole training where neither epochs nor budget tell its end.
+        physics: how much the equation teaches; None where it does not.
+        residual: of that equation.
     """
 
     def __init__(
@@ -118,8 +121,11 @@ class OperatorTrainer:
         seed: int = 0,
         budget: float | None = None,
         steps: int | None = None,
+        physics: PhysicsOptions | None = None,
+        residual: Residual | None = None,
     ) -> None:
         self.model = model
+        self.physics, self.residual = physics, residual
         self.data = data
         self.schedule = schedule
         self.seed = seed
@@ -205,7 +211,7 @@ class OperatorTrainer:
                     found = self.model(state)
             else:
                 found = self.model(state)
-                errors.append(self._error(found, target.to(reference)))
+                errors.append(self._error(state, found, target.to(reference)))
             if not last:
                 state = advanced(state, found, self._kept)
         return torch.stack(errors).mean()
@@ -215,7 +221,18 @@ class OperatorTrainer:
         static = getattr(self.data, "static", None)
         return 0 if static is None else static.shape[1]
 
-    def _error(self, found: Tensor, true: Tensor) -> Tensor:
+    def _error(self, state: Tensor, found: Tensor, true: Tensor) -> Tensor:
+        """Of one application: from the truth, from the equation, or both by their weights."""
+        if self.physics is None or self.residual is None:
+            return self._distance(found, true)
+        parts = []
+        if self.physics.data > 0:
+            parts.append(self.physics.data * self._distance(found, true))
+        if self.physics.weight > 0:
+            parts.append(self.physics.weight * self.residual(state, found).mean())
+        return torch.stack(parts).sum()
+
+    def _distance(self, found: Tensor, true: Tensor) -> Tensor:
         if self.schedule.loss == "relative_h1":
             return relative_h1(found, true, self.data.spacing, self.data.periodic).mean()
         return relative_l2(found, true).mean()

@@ -17,11 +17,15 @@ from numpy.typing import NDArray
 from ...atomic import write_atomic
 from ...errors import ConfigurationError, DataError
 from ...execution.summary import peak_memory_mib, to_json, versions
+from .. import fine_tuning
 from ..build import parameters
 from ..coarse import source_of
 from ..datasets.dataset import refuse_leaks
 from ..errors import batches, coarse_alone, predicted
+from ..laws import Law, law_of
 from ..operator import Operator
+from ..options import PhysicsOptions
+from ..physics import residual_of
 from ..samples import Part, open_part, open_samples
 from .classical import Classical, classical
 from .conformal import LEVELS, bands, needed
@@ -72,6 +76,7 @@ def evaluate(
     file: Path | None = None,
     metrics: str = "standard",
     count: int = 20,
+    fine_tune: int = 0,
 ) -> Evaluation:
     """Measure an operator.
 
@@ -80,13 +85,17 @@ def evaluate(
         file: samples to test on, of any resolution; None for the test of its case. Its split `test`
             where it has one, else all of it.
         metrics: standard, or pdebench for the metrics of that benchmark too.
-        count: samples on other grids.
+        count: samples on other grids, and that are fine-tuned.
+        fine_tune: steps of fine-tuning by the equation; 0 for none.
 
     Raises:
         ConfigurationError: the file does not hold what the operator takes.
         DataError: a file is missing or wrong.
     """
     whole, test, calibration, usual = _parts(operator, file)
+    physics = operator.case.physics or PhysicsOptions()
+    # What cannot be done is said before anything is measured.
+    law = law_of(physics, test) if fine_tune else None
     inputs, found, true = _predictions(operator, test)
     errors = relative_l2(found, true)
     mean = float(errors.mean())
@@ -105,6 +114,7 @@ def evaluate(
         "cost": _cost(operator, test),
         "coarse_alone": coarse_alone(operator.shape, test),
         "classical": _classical(classical(test, mean)),
+        "fine_tuned": law and _fine_tuned(operator, test, law, physics, fine_tune, count),
         "versions": versions(),
     }
     if metrics == "pdebench":
@@ -277,6 +287,35 @@ def _cost(operator: Operator, part: Part) -> dict[str, Any]:
         "evaluation_peak_memory_mib": peak_memory_mib(),
         "device": str(next(operator.model.parameters()).device),
         "threads": torch.get_num_threads(),
+    }
+
+
+def _fine_tuned(
+    operator: Operator, test: Part, law: Law, physics: PhysicsOptions, steps: int, count: int
+) -> dict[str, Any]:
+    """Errors of the first samples before and after, each fine-tuned by itself."""
+    residual = residual_of(law)
+    before, after, residuals = [], [], []
+    began = time.perf_counter()
+    some = test.of(test.data.select(slice(count)))
+    for inputs, truths in batches(some):
+        for a, u in zip(inputs, truths, strict=True):
+            tuned = fine_tuning.fine_tune(
+                operator, a, residual, steps=steps, learning_rate=physics.learning_rate,
+                instants=len(u) if test.steps else 1,
+            )  # fmt: skip
+            residuals.append((tuned.before, tuned.after))
+            for errors, which in ((before, operator), (after, tuned.operator)):
+                errors.append(relative_l2(predicted(which, a[None], u[None]), u[None]))
+    return {
+        "equation": law.equation,
+        "steps": steps,
+        "samples": len(after),
+        "before": statistics(np.concatenate(before)),
+        "after": statistics(np.concatenate(after)),
+        "residual_before": float(np.mean([r[0] for r in residuals])),
+        "residual_after": float(np.mean([r[1] for r in residuals])),
+        "seconds_per_sample": (time.perf_counter() - began) / len(after),
     }
 
 

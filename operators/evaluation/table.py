@@ -34,6 +34,7 @@ def lines(numbers: Mapping[str, Any]) -> list[str]:
             f"  {grid['grid']:<15}{grid['nodes']:<8}{grid['mean']:.1e}  {ratio:.2f}  "
             f"({grid['samples']} samples, {grid['source']})"
         )
+    out += _tuned_lines(numbers.get("fine_tuned"))
     out += _rollout_lines(numbers["rollout"]) + _band_lines(numbers["conformal"])
     return out + _cost_lines(numbers) + _pdebench_lines(numbers.get("pdebench"))
 
@@ -50,6 +51,20 @@ def _rollout_lines(rollout: Any) -> list[str]:
             f"{row['first_instant_kept']:.1e}"
         )
     return out
+
+
+def _tuned_lines(tuned: Any) -> list[str]:
+    if not tuned:
+        return []
+    before, after = tuned["before"]["mean"], tuned["after"]["mean"]
+    first, last = tuned["residual_before"], tuned["residual_after"]
+    return [
+        "",
+        f"fine-tuned by the equation ({tuned['equation']}), {tuned['steps']} steps for each of "
+        f"{tuned['samples']} samples, {tuned['seconds_per_sample']:.2g} s a sample",
+        f"  relative L2    {before:.1e} before, {after:.1e} after",
+        f"  residual       {first:.1e} before, {last:.1e} after",
+    ]
 
 
 def _band_lines(conformal: Any) -> list[str]:
