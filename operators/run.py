@@ -24,6 +24,7 @@ from .build import Shape, model_for, names, parameters
 from .case import OperatorCase
 from .coarse import check_coarse, coarse_solutions, source_of
 from .errors import coarse_alone, relative_errors
+from .evaluation.metrics import statistics
 from .laws import law_of
 from .operator import Operator
 from .physics import residual_of
@@ -278,12 +279,11 @@ def _write(
     reporter: Reporter,
 ) -> Outcome:
     found = relative_errors(_operator(case, trainer, shape, status, record, samples), samples.test)
-    error = float(found.mean())
-    spread = dict(zip(("median", "p95", "max"), np.quantile(found, [0.5, 0.95, 1.0]), strict=True))
-    statistics = {"mean": error, **{name: float(value) for name, value in spread.items()}}
+    spread = statistics(found)
+    error = spread["mean"]
     alone = coarse_alone(shape, samples.test)
     operator = _operator(
-        case, trainer, shape, status, record, samples, test_relative_l2=statistics,
+        case, trainer, shape, status, record, samples, test_relative_l2=spread,
         coarse_nodes=shape.coarse or None, coarse_alone_relative_l2=alone,
     )  # fmt: skip
     operator.save(folder)
@@ -291,7 +291,7 @@ def _write(
     what = "all predicted instants" if samples.test.steps else names(samples.test.outputs)
     reporter.message(
         f"relative L2 error of {what} on {len(found)} test samples: mean {error:.2e}, median "
-        f"{statistics['median']:.1e}, largest {statistics['max']:.1e}"
+        f"{spread['median']:.1e}, largest {spread['max']:.1e}"
     )
     if alone is not None:
         reporter.message(f"the solution on {shape.coarse} nodes per side alone: {alone:.2e}")

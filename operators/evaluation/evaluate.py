@@ -92,6 +92,14 @@ def evaluate(
         ConfigurationError: the file does not hold what the operator takes.
         DataError: a file is missing or wrong.
     """
+    # A rollout may leave what numbers can hold; what is not finite is told in the results.
+    with np.errstate(invalid="ignore", over="ignore"):
+        return _measured(operator, file, metrics, count, fine_tune)
+
+
+def _measured(
+    operator: Operator, file: Path | None, metrics: str, count: int, fine_tune: int
+) -> Evaluation:
     whole, test, calibration, usual = _parts(operator, file)
     physics = operator.case.physics or PhysicsOptions()
     # What cannot be done is said before anything is measured.

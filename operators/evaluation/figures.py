@@ -43,13 +43,26 @@ def draw(path: Path, evaluation: Evaluation) -> None:
 
 
 def _sample(figure: Figure, axes: Any, evaluation: Evaluation) -> None:
-    found, true = evaluation.found[-1, 0], evaluation.true[-1, 0]
+    found, true = _finite(evaluation.found[-1, 0]), evaluation.true[-1, 0]
     panels = [
         ("input", evaluation.inputs[0]), ("truth", true), ("prediction", found),
         ("error", found - true),
     ]  # fmt: skip
     for axis, (title, values) in zip(axes, panels, strict=True):
         _panel(figure, axis, title, _plane(values), true)
+
+
+def _finite(values: Any) -> NDArray[Any]:
+    """What cannot be drawn as gaps: a rollout may leave what numbers can hold."""
+    values = np.array(values, dtype=np.float64)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _logarithmic(axis: Axes, *scales: str) -> None:
+    """Logarithmic scales, where anything positive was drawn."""
+    lines = [np.array(line.get_ydata(), dtype=np.float64) for line in axis.get_lines()]
+    if any((values > 0).any() for values in lines if len(values)):
+        axis.set(**dict.fromkeys(scales, "log"))
 
 
 def _plane(values: NDArray[Any]) -> NDArray[Any]:
@@ -69,7 +82,7 @@ def _panel(
         limits = {"vmin": float(true.min()), "vmax": float(true.max())}
     colours = "RdBu_r" if title == "error" else "viridis"
     if title == "error":
-        largest = float(np.abs(values).max()) or 1.0
+        largest = float(np.nan_to_num(np.abs(values)).max()) or 1.0
         limits = {"vmin": -largest, "vmax": largest}
     image = axis.imshow(values.T, origin="lower", cmap=colours, **limits)
     axis.set_xticks([])
@@ -81,25 +94,31 @@ def _errors(axis: Axes, numbers: Any) -> None:
     rollout = numbers["rollout"]
     if rollout:
         steps = [row["step"] for row in rollout]
-        axis.fill_between(
-            steps, [r["q05"] for r in rollout], [r["q95"] for r in rollout], color=BLUE, alpha=0.2
+        low, high, mean, kept = (
+            _finite([row[name] for row in rollout])
+            for name in ("q05", "q95", "mean", "first_instant_kept")
         )
-        axis.plot(steps, [r["mean"] for r in rollout], color=BLUE, label="operator")
-        axis.plot(steps, [r["first_instant_kept"] for r in rollout], color=GREY, label="no change")
-        axis.set(yscale="log", xlabel="step", title="relative L2 in a rollout")
+        axis.fill_between(steps, low, high, color=BLUE, alpha=0.2)
+        axis.plot(steps, mean, color=BLUE, label="operator")
+        axis.plot(steps, kept, color=GREY, label="no change")
+        axis.set(xlabel="step", title="relative L2 in a rollout")
+        _logarithmic(axis, "yscale")
         axis.legend(fontsize=7)
         return
     names = ("q05", "q25", "median", "q75", "q95", "max")
-    axis.plot(range(len(names)), [numbers["relative_l2"][n] for n in names], "o-", color=BLUE)
+    errors = _finite([numbers["relative_l2"][name] for name in names])
+    axis.plot(range(len(names)), errors, "o-", color=BLUE)
     axis.set_xticks(range(len(names)), names, fontsize=7, rotation=30)
-    axis.set(yscale="log", title="relative L2 by sample")
+    axis.set(title="relative L2 by sample")
+    _logarithmic(axis, "yscale")
 
 
 def _spectra(axis: Axes, spectra: Any) -> None:
     for name, colour in (("reference", GREY), ("error", RED)):
-        values = np.maximum(np.array(spectra[name]), FLOOR)
+        values = np.maximum(_finite(spectra[name]), FLOOR)
         axis.plot(np.arange(len(values)) + 1, values, color=colour, label=name)
-    axis.set(xscale="log", yscale="log", xlabel="1 + wave number", title="mean square")
+    axis.set(xlabel="1 + wave number", title="mean square")
+    _logarithmic(axis, "xscale", "yscale")
     axis.legend(fontsize=7)
 
 
@@ -107,9 +126,10 @@ def _grids(axis: Axes, numbers: Any) -> None:
     here = numbers["resolution"][0], numbers["relative_l2"]["mean"]
     rows = [(g["nodes"], g["mean"]) for g in numbers["resolutions"] if g["mean"] is not None]
     nodes, errors = zip(*sorted([here, *rows]), strict=True)
-    axis.plot(nodes, errors, "o-", color=BLUE)
+    axis.plot(nodes, _finite(errors), "o-", color=BLUE)
+    _logarithmic(axis, "xscale", "yscale")
     axis.axvline(numbers["trained_at"][0], color=GREY, linewidth=0.8)
-    axis.set(xscale="log", yscale="log", xlabel="nodes", title="other grids")
+    axis.set(xlabel="nodes", title="other grids")
     axis.set_xticks(nodes, [str(n) for n in nodes], fontsize=7)
     axis.xaxis.set_minor_locator(NullLocator())
 
@@ -123,6 +143,7 @@ def _cost(axis: Axes, numbers: Any) -> None:
         )  # fmt: skip
     times = numbers["cost"]["inference_seconds_per_sample"]
     mean = max(numbers["relative_l2"]["mean"], FLOOR)
-    axis.plot(list(times.values()), [mean] * len(times), "o", color=BLUE, label="operator")
-    axis.set(xscale="log", yscale="log", xlabel="seconds a sample", title="error and time")
+    axis.plot(list(times.values()), _finite([mean] * len(times)), "o", color=BLUE, label="operator")
+    axis.set(xlabel="seconds a sample", title="error and time")
+    _logarithmic(axis, "xscale", "yscale")
     axis.legend(fontsize=7)

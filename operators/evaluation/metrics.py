@@ -40,12 +40,17 @@ def relative_l2_by_step(found: NDArray[Any], true: NDArray[Any]) -> Array:
 def _ratio(found: NDArray[Any], true: NDArray[Any], axes: tuple[int, ...]) -> Array:
     true = true.astype(np.float64)
     size = np.sqrt((true**2).sum(axes))
-    return np.sqrt(((found - true) ** 2).sum(axes)) / np.maximum(size, LEAST)
+    # A rollout may leave what numbers can hold: that is infinitely wrong, and no mistake here.
+    with np.errstate(invalid="ignore", over="ignore"):
+        errors = np.sqrt(((found - true) ** 2).sum(axes)) / np.maximum(size, LEAST)
+    return np.where(np.isnan(errors), np.inf, errors)
 
 
 def statistics(errors: Array) -> dict[str, float]:
-    """Mean and quantiles (linear between order statistics) of errors by sample."""
-    values = np.quantile(errors, list(QUANTILES.values()))
+    """Mean and quantiles of errors by sample, linear between order statistics if all are finite."""
+    # Between infinite errors there is nothing to interpolate.
+    method = "linear" if np.isfinite(errors).all() else "higher"
+    values = np.quantile(errors, list(QUANTILES.values()), method=method)
     return {"mean": float(errors.mean()), **dict(zip(QUANTILES, map(float, values), strict=True))}
 
 

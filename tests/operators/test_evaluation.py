@@ -70,6 +70,9 @@ def test_relative_errors_and_their_quantiles():
     found = statistics(errors)
     assert found["mean"] == pytest.approx(0.25) and found["median"] == pytest.approx(0.25)
     assert found["max"] == pytest.approx(0.4) and found["q25"] == pytest.approx(0.175)
+    true[3] = np.inf
+    found = statistics(relative_l2(true, np.ones_like(true)))
+    assert found["max"] == found["mean"] == np.inf and np.isfinite(found["median"])
 
 
 @pytest.mark.parametrize("periodic", [(True, True), (False, True), (False, False)])
@@ -189,6 +192,18 @@ def test_one_command_measures_everything(
     assert found["cost"]["parameters"] == summary["trained_parameters"]
     assert (tmp_path / "run" / "evaluation.png").stat().st_size > 10_000
     if kind == "steps":
+        # An operator whose rollout leaves what numbers can hold is measured too.
+        with h5py.File("run/operator.h5", "r+") as file:
+            for name in ("mean", "deviation"):
+                file[f"network/outputs.{name}"][...] = 3.4e38
+        assert main(["evaluate", "run", "--samples", "1"]) == 0
+        out, err = capsys.readouterr()
+        assert "inf" in out and err == ""
+        found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+        assert (
+            found["relative_l2"]["mean"] is None
+            and "relative_l2.mean is infinite" in found["notes"]
+        )
         return
     for name, seed, boundary in (("same", 3, None), ("other", 4, None), ("walls", 4, "neumann")):
         path, rows = tmp_path / f"{name}.h5", {"all": (0, 2)}
