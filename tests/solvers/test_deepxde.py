@@ -298,7 +298,9 @@ def test_no_process_is_left_behind(tmp_path):
     finally:
         for process in started:
             process.kill()
-            process.communicate()
+            process.wait()
+            if process.stderr is not None:
+                process.stderr.close()
 
 
 # What is refused

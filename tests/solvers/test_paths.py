@@ -106,7 +106,7 @@ PATHS = [
     ("uniform", HEAT, {"points": {"sampler": "uniform"}}, 1e-3),
     ("grid", HEAT, {"points": {"sampler": "grid"}}, 1e-3),
     ("rad", HEAT, {"points": {"adaptive": "rad", "resample_every": 4}}, 1e-3),
-    ("r3", HEAT, {"points": {"adaptive": "r3", "resample_every": 4}}, 1e-3),
+    ("r3", HEAT, {"points": {"adaptive": "r3", "resample_every": 12}}, 1e-3),
     ("fresh points", HEAT, {"points": {"resample_every": 4}}, 1e-3),
     ("nothing hard", HEAT, {"hard": False}, 5e-2),
     ("initial hard", HEAT, {"hard": ["initial"]}, 5e-2),
