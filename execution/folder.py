@@ -18,6 +18,7 @@ __all__ = [
     "check",
     "check_same",
     "clear",
+    "configuration_in",
     "is_run",
     "make",
     "write_configuration",
@@ -35,6 +36,20 @@ FILES = (
     "evaluation.png",
 )
 CHECKPOINTS = ("step-*.pt", "manifest.json")
+
+
+def configuration_in(folder: Path, advice: str) -> Path:
+    """The configuration of a run folder that is to be read.
+
+    Raises:
+        DataError: there is no folder, or none was written there; `advice` follows.
+    """
+    configuration = folder / CONFIGURATION
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder; {advice}")
+    if not configuration.is_file():
+        raise DataError(f"{configuration}: there is no such file; {advice}")
+    return configuration
 
 
 def is_run(folder: Path) -> bool:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..atomic import replacing, write_atomic
 from ..errors import ConfigurationError, DataError, ResiduaError
-from ..execution.folder import CONFIGURATION
+from ..execution.folder import configuration_in
 from ..execution.summary import to_json
 from ..execution.weights import Kind, read_header, read_weights, write_weights
 from .build import Shape, build_model
@@ -172,11 +172,7 @@ def load(folder: str | Path) -> Operator:
         DataError: a file of the folder is missing, damaged, or does not belong to the others.
     """
     folder = Path(folder)
-    configuration, stored = folder / CONFIGURATION, folder / STORED
-    if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder; {ADVICE}")
-    if not configuration.is_file():
-        raise DataError(f"{configuration}: there is no such file; {ADVICE}")
+    configuration, stored = configuration_in(folder, ADVICE), folder / STORED
     try:
         case = load_case(configuration)
     except ResiduaError as error:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..atomic import write_atomic
 from ..errors import DataError, ResiduaError
-from ..execution.folder import CONFIGURATION, write_configuration
+from ..execution.folder import CONFIGURATION, configuration_in, write_configuration
 from ..execution.summary import to_json
 from ..execution.weights import read_header, read_weights
 from . import storage, vtkhdf
@@ -317,11 +317,7 @@ def load(folder: str | Path, problem: Problem | None = None) -> Solution:
     from .build import build_field
 
     folder = Path(folder)
-    configuration, stored = folder / CONFIGURATION, folder / STORED
-    if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder; {ADVICE}")
-    if not configuration.is_file():
-        raise DataError(f"{configuration}: there is no such file; {ADVICE}")
+    configuration, stored = configuration_in(folder, ADVICE), folder / STORED
     try:
         case = load_case(configuration, problem=problem)
     except ResiduaError as error:

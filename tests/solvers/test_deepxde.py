@@ -210,7 +210,7 @@ def test_the_budget_ends_it_and_the_precision_is_kept(tmp_path):
     solver = {**SMALL, "optimizer": "lbfgs", "points": {"interior": 500}}
     training = Training(tmp_path / "run", "burgers", solver, dtype="float32")
     # Long enough for a first step on a busy machine; all steps together are far from it.
-    assert training.fit(budget=5.0) in (Status.BUDGET, Status.FINISHED)
+    assert training.fit(budget=5.0) is Status.BUDGET
     assert training.record.step > 0
     assert training.weights().dtype == torch.float32
     assert training.trainer.settings["float"] == "float32"
