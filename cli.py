@@ -19,16 +19,22 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from .bench import commandline as bench
-from .errors import ConfigurationError, ResiduaError, ResourceError
+from .errors import AccuracyError, ConfigurationError, ResiduaError, ResourceError
 from .execution.folder import check, check_same
 from .operators.datasets import commandline as data
 
+if TYPE_CHECKING:
+    from .execution.case import Runnable
+    from .progress import Reporter
+
 __all__ = ["main"]
+
+AnyCase = TypeVar("AnyCase", bound="Runnable")
 
 COMMANDS = {
     "solve": "solve a case file or a problem of the library",
@@ -359,60 +365,76 @@ def _count(text: str) -> int:
 
 
 def _solve(options: argparse.Namespace) -> int:
-    from .config import load_case
+    from .config import Case, load_case
 
-    changes = [*options.set, *([f"run.device={options.device}"] if options.device else [])]
-    case = load_case(options.case, changes, to_run=not options.print_config)
-    if options.print_config:
-        print(case.text(inline=True), end="")
-        return 0
-    folder = options.out or case.folder
-    check(folder, resume=options.resume, overwrite=options.overwrite)
-    if options.dry_run:
+    def look(case: Case, folder: Path) -> str:
         from .describe import plan
         from .solvers.memory import check_memory
 
         check_memory(case)
-        if options.resume:
-            check_same(case, folder)
-        print(plan(case, folder))
-        return 0
-    from .progress import reporter_for
-    from .solvers.run import solve_case
+        return plan(case, folder)
 
-    outcome = solve_case(
-        case, out=options.out, resume=options.resume, reporter=reporter_for(quiet=options.quiet)
-    )
-    if outcome.failure is not None:
-        raise outcome.failure
-    return 0
+    def run(case: Case, reporter: Reporter) -> AccuracyError | None:
+        from .solvers.run import solve_case
+
+        return solve_case(case, out=options.out, resume=options.resume, reporter=reporter).failure
+
+    case = load_case(options.case, _changes(options), to_run=not options.print_config)
+    return _execute(case, options, lambda: case.text(inline=True), look, run)
 
 
 def _train(options: argparse.Namespace) -> int:
-    from .operators.case import load_case
+    from .operators.case import OperatorCase, load_case
 
-    changes = [*options.set, *([f"run.device={options.device}"] if options.device else [])]
-    case = load_case(options.case, changes, to_run=not options.print_config)
+    def look(case: OperatorCase, folder: Path) -> str:
+        from .operators.plan import plan
+
+        return plan(case, folder)
+
+    def run(case: OperatorCase, reporter: Reporter) -> AccuracyError | None:
+        from .operators.run import train_case
+
+        return train_case(case, out=options.out, resume=options.resume, reporter=reporter).failure
+
+    case = load_case(options.case, _changes(options), to_run=not options.print_config)
+    return _execute(case, options, case.text, look, run)
+
+
+def _changes(options: argparse.Namespace) -> list[str]:
+    return [*options.set, *([f"run.device={options.device}"] if options.device else [])]
+
+
+def _execute(
+    case: AnyCase,
+    options: argparse.Namespace,
+    text: Callable[[], str],
+    look: Callable[[AnyCase, Path], str],
+    run: Callable[[AnyCase, Reporter], AccuracyError | None],
+) -> int:
+    """Print, look at or run a case, as the options of its command say.
+
+    Args:
+        case: what and how.
+        options: of the command.
+        text: the configuration in full.
+        look: what would be done in a folder, checked.
+        run: does it, and tells whether the accuracy asked for was missed.
+    """
     if options.print_config:
-        print(case.text(), end="")
+        print(text(), end="")
         return 0
     folder = options.out or case.folder
     check(folder, resume=options.resume, overwrite=options.overwrite)
     if options.dry_run:
-        from .operators.plan import plan
-
+        plan = look(case, folder)
         if options.resume:
             check_same(case, folder)
-        print(plan(case, folder))
+        print(plan)
         return 0
-    from .operators.run import train_case
     from .progress import reporter_for
 
-    outcome = train_case(
-        case, out=options.out, resume=options.resume, reporter=reporter_for(quiet=options.quiet)
-    )
-    if outcome.failure is not None:
-        raise outcome.failure
+    if failure := run(case, reporter_for(quiet=options.quiet)):
+        raise failure
     return 0
 
 
