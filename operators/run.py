@@ -202,10 +202,10 @@ def training_data(case: OperatorCase, part: Part) -> Pairs | Trajectories:
         return torch.from_numpy(np.ascontiguousarray(array[:])).to(dtype)
 
     if not part.steps:
-        return Pairs(read(data.inputs), read(data.outputs), data.spacing, part.periodic)
+        return Pairs(read(data.inputs), read(data.outputs), part.periodic)
     static = read(data.inputs)[:, : len(part.static)] if part.static else None
     return Trajectories(
-        read(data.states), data.spacing, part.periodic, case.training.unrolled, part.history,
+        read(data.states), part.periodic, case.training.unrolled, part.history,
         static,
     )  # fmt: skip
 
@@ -214,7 +214,7 @@ def measured(data: Pairs | Trajectories) -> tuple[Tensor, Tensor]:
     """All inputs and outputs of one application, for the scales."""
     if isinstance(data, Pairs):
         return data.inputs, data.outputs
-    one = Trajectories(data.states, data.spacing, data.periodic, 1, data.history, data.static)
+    one = Trajectories(data.states, data.periodic, 1, data.history, data.static)
     inputs, targets = one.batch(torch.arange(len(one)))
     return inputs, targets[0]
 

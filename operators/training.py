@@ -36,13 +36,11 @@ class Pairs:
     Attributes:
         inputs: shape (samples, channels, *n).
         outputs: shape (samples, channels, *n).
-        spacing: between nodes, by coordinate.
         periodic: by coordinate.
     """
 
     inputs: Tensor
     outputs: Tensor
-    spacing: Sequence[float]
     periodic: Sequence[bool]
 
     def __len__(self) -> int:
@@ -59,7 +57,6 @@ class Trajectories:
 
     Attributes:
         states: shape (samples, times, channels, *n).
-        spacing: between nodes, by coordinate.
         periodic: by coordinate.
         unrolled: states after the first ones that are trained on.
         history: states that the next is made of, as channels, the last of them last.
@@ -67,7 +64,6 @@ class Trajectories:
     """
 
     states: Tensor
-    spacing: Sequence[float]
     periodic: Sequence[bool]
     unrolled: int = 1
     history: int = 1
@@ -234,7 +230,7 @@ class OperatorTrainer:
 
     def _distance(self, found: Tensor, true: Tensor) -> Tensor:
         if self.schedule.loss == "relative_h1":
-            return relative_h1(found, true, self.data.spacing, self.data.periodic).mean()
+            return relative_h1(found, true, self.data.periodic).mean()
         return relative_l2(found, true).mean()
 
     @torch.no_grad()
