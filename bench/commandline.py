@@ -219,11 +219,6 @@ def _compare(options: argparse.Namespace) -> int:
     from .report import changes_table
 
     old = read(options.old)
-    if old["benchmark"] == "operators":
-        raise ConfigurationError(
-            f"{options.old}: results of 'bench operators' are not compared",
-            advice="read their verdicts",
-        )
     found, notes = changes(old, read(options.new, old["benchmark"]))
     print(changes_table(found), *(f"note: {note}" for note in notes), sep="\n")
     return 1 if any(change.regression for change in found) else 0

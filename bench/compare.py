@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,9 +54,12 @@ def changes(old: Results, new: Results) -> tuple[list[Change], list[str]]:
                 notes.append(f"{key} differs: {old[key]} and {new[key]}")
         before, after = ({row["name"]: row for row in file["rows"]} for file in (old, new))
         compared = _speed
+    elif old["benchmark"] == "mgno":
+        before, after = ({_size(row): row for row in file["rows"]} for file in (old, new))
+        compared = _step
     else:
         before, after = old["rows"], new["rows"]
-        compared = _accuracy
+        compared = _operator if old["benchmark"] == "operators" else _accuracy
     found = [
         change
         for name in before
@@ -77,6 +81,27 @@ def _accuracy(name: str, before: Results, after: Results) -> Iterator[Change]:
     failed = (before["failed"] / len(before["runs"]), after["failed"] / len(after["runs"]))
     if any(failed):
         yield Change(name, "failed runs", *failed, regression=failed[1] > failed[0])
+
+
+def _operator(name: str, before: Results, after: Results) -> Iterator[Change]:
+    old, new = _median_error(before), _median_error(after)
+    yield Change(name, "relative L2", old, new, new > ACCURACY * old)
+
+
+def _median_error(row: Results) -> float:
+    """A run that failed is infinitely wrong."""
+    return statistics.median(
+        math.inf if run.get("error") else run["relative_l2"]["mean"] for run in row["runs"]
+    )
+
+
+def _size(row: Results) -> str:
+    return f"{row['nodes']}^2, width {row['width']}, batch {row['batch']}, {row['boundary']}"
+
+
+def _step(name: str, before: Results, after: Results) -> Iterator[Change]:
+    old, new = (math.inf if row["error"] else row["ratio"]["minimum"] for row in (before, after))
+    yield Change(name, "time / plain", old, new, new > SPEED * old)
 
 
 def _speed(name: str, before: Results, after: Results) -> Iterator[Change]:

@@ -112,6 +112,27 @@ def test_what_cannot_be_compared_is_said():
     assert [note.split()[0] for note in notes] == ["machine", "only", "only"]
 
 
+def operators(*errors):
+    runs = [{"error": "diverged"} if e is None else {"relative_l2": {"mean": e}} for e in errors]
+    return {"benchmark": "operators", "rows": {"darcy_mgno": {"runs": runs}}}
+
+
+def test_operators_are_compared_by_their_median_errors():
+    assert regressions(operators(1e-2, 2e-2, 3e-2), operators(5e-2, 1e-3, None)) == []
+    assert regressions(operators(1e-2), operators(4e-2)) == ["relative L2"]
+    assert regressions(operators(1e-2), operators(None)) == ["relative L2"]
+
+
+def test_steps_of_mgno_are_compared_by_their_ratios():
+    def file(ratio, error=None):
+        row = {"nodes": 64, "width": 24, "batch": 8, "boundary": "periodic", "error": error}
+        return {"benchmark": "mgno", "rows": [{**row, "ratio": {"minimum": ratio}}]}
+
+    assert regressions(file(0.5), file(0.55)) == []
+    assert regressions(file(0.5), file(0.6)) == ["time / plain"]
+    assert regressions(file(0.5), file(0.5, "the two do not agree")) == ["time / plain"]
+
+
 @pytest.fixture
 def files(tmp_path):
     def write(name, content):
