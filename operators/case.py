@@ -98,6 +98,12 @@ def make_case(data: Mapping[str, Any], *, name: str = "operator", source: str = 
     )
     if case.run.name is None:
         case = replace(case, run=replace(case.run, name=name))
+    if case.training.mixed_precision and case.run.dtype == "float64":
+        raise ConfigurationError(
+            "bfloat16 beside float64 saves nothing",
+            path=("training", "mixed_precision"),
+            advice="write 'run: {dtype: float32}', or leave mixed_precision out",
+        )
     if case.training.epochs is None and case.run.budget is None and case.run.steps is None:
         raise ConfigurationError(
             "without epochs the training needs another end",

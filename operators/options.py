@@ -191,6 +191,9 @@ class TrainingOptions:
         "relative_l2", "relative error in the norm of values, or of values and slopes"
     )
     unrolled: int = option(1, "applications of a step in time that are trained", low=1, high=100)
+    mixed_precision: bool = option(
+        False, "products of training in bfloat16, for a GPU; what is evaluated is in full precision"
+    )
     pushforward: bool = option(False, "only the last of them is differentiated")
 
 

@@ -12,16 +12,18 @@ to bear the errors of those before (Brandstetter, Worrall and Welling, ICLR 2022
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..engine.fit import Progress
-from ..errors import ConfigurationError, DivergedError
+from ..errors import ConfigurationError, DataError, DivergedError
 from .losses import relative_h1, relative_l2
 from .options import PhysicsOptions, TrainingOptions
 from .physics import Residual
@@ -142,6 +144,16 @@ class OperatorTrainer:
         self.spent = 0.0
         self.caution = 1.0
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the numbers that are trained on."""
+        found = hashlib.sha256()
+        for name in ("inputs", "outputs", "states", "static"):
+            value = getattr(self.data, name, None)
+            if value is not None:
+                found.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()
+
     @property
     def place(self) -> float:
         """Part of the training that is over, 0 to 1, by steps or by time."""
@@ -204,13 +216,20 @@ class OperatorTrainer:
             last = number + 1 == len(targets)
             if self.schedule.pushforward and not last:
                 with torch.no_grad():
-                    found = self.model(state)
+                    found = self._applied(state)
             else:
-                found = self.model(state)
+                found = self._applied(state)
                 errors.append(self._error(state, found, target.to(reference)))
             if not last:
                 state = advanced(state, found, self._kept)
         return torch.stack(errors).mean()
+
+    def _applied(self, state: Tensor) -> Tensor:
+        if not self.schedule.mixed_precision:
+            return self.model(state)
+        # bfloat16 has the range of float32, so that small gradients need no scaling.
+        with torch.autocast(state.device.type, torch.bfloat16):
+            return self.model(state).to(state.dtype)
 
     @property
     def _kept(self) -> int:
@@ -256,10 +275,19 @@ class OperatorTrainer:
             "caution": self.caution,
             "spent": self.spent,
         }
-        return copy.deepcopy(state)
+        return {**copy.deepcopy(state), "data": self.fingerprint}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict`."""
+        """Restore `state_dict`.
+
+        Raises:
+            DataError: it was trained on other numbers.
+        """
+        if state["data"] != self.fingerprint:
+            raise DataError(
+                "the data are not those the run began with: its file has changed since; put the "
+                "old one back, or begin anew with --overwrite"
+            )
         state = copy.deepcopy(state)
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])

@@ -54,6 +54,8 @@ class SpectralConvolution(nn.Module):
 
     def forward(self, field: Tensor) -> Tensor:
         """Shape (batch, width, *n) -> the same."""
+        # There is no transform in bfloat16, which mixed precision may hand over.
+        field = field.to(self.weight.dtype)
         size = field.shape[2:]
         axes = tuple(range(2, field.ndim))
         spectrum = torch.fft.rfftn(field, dim=axes, norm="forward")

@@ -189,6 +189,7 @@ BAD = [
     ("network={name: fno, modes: 9}", 2, ["network", "at least 18 nodes"]),
     ("network={name: unet, levels: 6}", 2, ["network", "at least 33 nodes"]),
     ("training.epochs=null", 2, ["training.epochs", "budget"]),
+    ("training.mixed_precision=true", 2, ["training.mixed_precision", "float32"]),
     ("problem=burgers", 2, ["residua solve"]),
 ]
 

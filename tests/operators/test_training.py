@@ -8,6 +8,7 @@ import torch
 from residua.engine.fit import Record, fit, restore
 from residua.errors import ConfigurationError, DataError, DivergedError
 from residua.operators.losses import relative_h1, relative_l2
+from residua.operators.networks.fno import FNO
 from residua.operators.networks.mgno import MgNO
 from residua.operators.normalisation import Normalised, Scale
 from residua.operators.options import TrainingOptions
@@ -65,6 +66,40 @@ def test_a_linear_map_is_learnt_and_carries_over_to_unseen_fields():
     shuffled = Pairs(data.inputs, data.outputs.roll(1, 0), data.periodic)
     wrong = trained(small(), shuffled, epochs=5, batch=16)
     assert error(wrong.averaged) > 0.5
+
+
+def test_mixed_precision_learns_the_same_with_weights_kept_in_full():
+    """The wrong twin is rounding that does not reach the products: both losses would agree."""
+    losses = {}
+    for mixed in (False, True):
+        model, data = small().float(), smoothing(64)
+        data = Pairs(data.inputs.float(), data.outputs.float(), data.periodic)
+        model.measure(data.inputs, data.outputs)
+        schedule = TrainingOptions(epochs=40, batch=16, learning_rate=1e-2, mixed_precision=mixed)
+        trainer = OperatorTrainer(model, data, schedule)
+        losses[mixed] = [trainer.step(1e9).loss for _ in range(trainer.steps)]
+        assert {p.dtype for p in trainer.averaged.parameters()} == {torch.float32}
+    assert losses[True][0] != losses[False][0]
+    assert losses[True][0] == pytest.approx(losses[False][0], rel=2e-2)
+    assert losses[True][-1] < 0.1 * losses[True][0]
+
+
+def test_fourier_layers_bear_mixed_precision():
+    generator = torch.Generator().manual_seed(0)
+    network = FNO(1, 1, width=4, depth=2, modes=3, dimension=1, generator=generator)
+    field = torch.randn(2, 1, 16, generator=generator)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = network(field).float().detach()
+    full = network(field).detach()
+    assert 0 < (rounded - full).std() < 0.1 * full.std()
+
+
+def test_a_training_is_not_continued_with_other_data():
+    model, data = small(), smoothing(16)
+    state = OperatorTrainer(model, data, TrainingOptions()).state_dict()
+    OperatorTrainer(model, smoothing(16), TrainingOptions()).load_state_dict(state)
+    with pytest.raises(DataError, match="not those the run began with"):
+        OperatorTrainer(model, smoothing(16, seed=1), TrainingOptions()).load_state_dict(state)
 
 
 def test_a_step_in_time_is_learnt_unrolled():
