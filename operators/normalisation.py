@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from ..errors import DataError
+from .networks.resampling import resampled
 
 __all__ = ["Normalised", "Scale"]
 
@@ -61,12 +64,23 @@ class Normalised(nn.Module):
         outputs: channels.
         residual: the network gives the change of the last channels of the data, as ``u + N(u)``:
             for steps in time, or from a coarse solution to a fine one.
+        grid: nodes along each coordinate where the network works, others being brought there and
+            back: of one whose stencils know the spacing they were trained with; None for any.
+        periodic: whether a domain of `grid` closes on itself.
     """
 
     def __init__(
-        self, network: nn.Module, inputs: int, outputs: int, *, residual: bool = False
+        self,
+        network: nn.Module,
+        inputs: int,
+        outputs: int,
+        *,
+        residual: bool = False,
+        grid: Sequence[int] | None = None,
+        periodic: bool = False,
     ) -> None:
         super().__init__()
+        self.grid, self.periodic = grid, periodic
         self.network = network
         self.inputs, self.outputs = Scale(inputs), Scale(outputs)
         self.residual = residual
@@ -79,7 +93,13 @@ class Normalised(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Shape (batch, inputs, *n) -> (batch, outputs, *n)."""
-        found = self.outputs.outward(self.network(self.inputs.inward(inputs)))
+        size = inputs.shape[2:]
+        data = self.inputs.inward(inputs)
+        if self.grid is not None:
+            data = resampled(data, self.grid, periodic=self.periodic)
+        found = self.outputs.outward(self.network(data))
+        if self.grid is not None:
+            found = resampled(found, size, periodic=self.periodic, kind="cubic")
         return inputs[:, -found.shape[1] :] + found if self.residual else found
 
 

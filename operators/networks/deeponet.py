@@ -15,15 +15,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ...errors import ConfigurationError
 from .fno import coordinates
 from .grids import Boundary
+from .resampling import resampled
 
 __all__ = ["DeepONet", "principal_modes"]
-
-LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 class DeepONet(nn.Module):
@@ -112,24 +110,6 @@ def perceptron(sizes: Sequence[int], generator: torch.Generator) -> nn.Sequentia
                 parameter.copy_(draw * start**-0.5)
         layers += [nn.GELU(), layer] if number else [layer]
     return nn.Sequential(*layers)
-
-
-def resampled(field: Tensor, size: Sequence[int], *, periodic: bool) -> Tensor:
-    """Linear interpolation to other nodes of the same domain, shape (batch, channels, *size).
-
-    Args:
-        field: shape (batch, channels, *n).
-        size: nodes wanted along each coordinate.
-        periodic: whether the first node comes again after the last; else both ends are nodes.
-    """
-    if tuple(field.shape[2:]) == tuple(size):
-        return field
-    mode, more = LINEAR[field.ndim - 2], int(periodic)
-    if periodic:
-        field = functional.pad(field, [0, 1] * (field.ndim - 2), "circular")
-    closed = [n + more for n in size]
-    found = functional.interpolate(field, closed, mode=mode, align_corners=True)
-    return found[(..., *(slice(0, n) for n in size))]
 
 
 def principal_modes(solutions: Tensor, count: int) -> Tensor:

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from residua.errors import ConfigurationError
-from residua.operators.networks.deeponet import DeepONet, principal_modes, resampled
+from residua.operators.networks.deeponet import DeepONet, principal_modes
 from residua.operators.networks.fno import FNO, SpectralConvolution
 from residua.operators.networks.grids import BOUNDARIES, Prolongation, Stencil, coarsened
 from residua.operators.networks.mgno import MgNO, VCycle
+from residua.operators.networks.resampling import resampled
 from residua.operators.networks.unet import UNet
+from residua.operators.normalisation import Normalised
 
 DOUBLE = torch.float64
 
@@ -212,6 +214,38 @@ def test_periodic_data_are_resampled_around_the_ring() -> None:
     line = torch.linspace(0, 1, 9, dtype=DOUBLE)[None, None]
     assert torch.allclose(resampled(line, [21], periodic=False)[0, 0],
                           torch.linspace(0, 1, 21, dtype=DOUBLE))  # fmt: skip
+
+
+def test_splines_are_of_fourth_order_and_lines_of_second() -> None:
+    def wave(n: int) -> Tensor:
+        x = torch.linspace(0, 1, n, dtype=DOUBLE)
+        return torch.sin(3 * x)[:, None].mul(torch.exp(x))[None, None]
+
+    for kind, order in (("linear", 2), ("cubic", 4)):
+        errors = [
+            float(
+                (resampled(wave(n), [301, 301], periodic=False, kind=kind) - wave(301)).abs().max()
+            )
+            for n in (33, 65)
+        ]
+        assert abs(math.log2(errors[0] / errors[1]) - order) < 0.5
+
+
+def test_stencils_on_a_finer_grid_give_the_same_function() -> None:
+    """On nested nodes the answer is the trained grid's; stencils left to themselves differ."""
+    network = MgNO(1, 1, width=4, depth=2, smoothings=(1, 2), generator=seeded(3)).double()
+    anchored = Normalised(network, 1, 1, grid=(17, 17)).double()
+    alone = Normalised(network, 1, 1).double()
+    x = torch.linspace(0, 1, 33, dtype=DOUBLE)
+    fine = torch.sin(4 * x)[:, None].mul(1 + x * x)[None, None]
+    coarse = fine[..., ::2, ::2]
+    with torch.no_grad():
+        true = anchored(coarse)
+        assert torch.equal(true, alone(coarse))
+        found = anchored(fine)[..., ::2, ::2]
+        wrong = alone(fine)[..., ::2, ::2]
+    assert (found - true).norm() < 1e-2 * true.norm()
+    assert (wrong - true).norm() > 0.1 * true.norm()
 
 
 def test_principal_modes_hold_what_they_were_made_from() -> None:
