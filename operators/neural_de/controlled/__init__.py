@@ -1,0 +1,1 @@
+"""Controlled differential equations: paths through data, log-signatures, log-ODE."""

@@ -1,0 +1,36 @@
+"""Events: where a function of time and state passes through zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ...errors import ConfigurationError
+
+__all__ = ["Event"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """A root of ``condition(t, y)`` along the solution.
+
+    Args:
+        condition: t (batch,), y (batch, d) gives (batch,), continuous in time.
+        direction: 1 where it rises through zero, -1 where it falls, 0 for both.
+        terminal: whether the sample ends there.
+
+    Raises:
+        ConfigurationError: an unknown direction.
+    """
+
+    condition: Callable[[Tensor, Tensor], Tensor]
+    direction: int = 0
+    terminal: bool = True
+
+    def __post_init__(self) -> None:
+        if self.direction not in (-1, 0, 1):
+            raise ConfigurationError(
+                "Unknown direction of an event.", found=self.direction, advice="write -1, 0 or 1"
+            )

@@ -1,0 +1,1 @@
+"""Integration of small systems in compiled code, forward and reverse."""

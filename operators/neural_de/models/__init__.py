@@ -1,0 +1,1 @@
+"""Models that learn a differential equation from series."""

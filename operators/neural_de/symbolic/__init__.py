@@ -1,0 +1,1 @@
+"""Formulas for a learned field: sparse regression and evolution."""

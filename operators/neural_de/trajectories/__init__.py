@@ -1,0 +1,1 @@
+"""Series in time: generators of known systems, users' files, cases of kind trajectory."""
