@@ -200,15 +200,15 @@ class _Attempt:
         self.matrix = Matrix.unpacked(cache[:, -Matrix.width(y.shape[1]) :].detach(), y.shape[1])
         with torch.no_grad():
             self._renew((self.matrix.slow > 0) & (self.matrix.fresh == 0) & self.moving)
-        # The rate is to be seen in the first stage of every step: a stage that is accepted after one
-        # iteration shows none, and a matrix out of date would go unnoticed for ever.
+        # The rate is to be seen in the first stage of every step: a stage that is accepted after
+        # one iteration shows none, and a matrix out of date would go unnoticed for ever.
         unknown = torch.ones_like(self.matrix.rate)
         self.matrix = replace(self.matrix, slow=torch.zeros_like(unknown), rate=unknown)
 
     def stages(
         self, explicit: Field | None, slope: Tensor | None
     ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Slopes (batch, d) of the implicit and the explicit field, and the state of the last stage.
+        """Slopes (batch, d) of the implicit and of the explicit field, and the last stage.
 
         Args:
             explicit: the field treated explicitly.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .controllers import PID, TINY, Constant
 from .crossings import Watch
+from .implicit import DiagonallyImplicit
 from .plan import Plan, Points, Selection, beside, renewed
 from .problem import Problem
 from .solution import Outcome, Statistics
@@ -181,7 +182,8 @@ def advance(term: Any, stepper: Stepper, controller: Constant | PID, state: Loop
     )
     state.state = torch.where(kept[:, None], attempt.state, state.state)
     if attempt.cache is not None:
-        state.cache = renewed(kept, attempt.cache, state.cache)
+        old = state.cache if attempt.retry is None else attempt.retry
+        state.cache = renewed(kept, attempt.cache, old)
     finished = arrived & (state.stop == len(state.stops) - 1)
     state.running = state.running & ~finished & (state.outcome == 0)
     state.stop = torch.where(arrived & ~finished, state.stop + 1, state.stop)
@@ -340,6 +342,9 @@ def _record(problem: Problem, state: LoopState, tape: _Tape, watch: Watch | None
     statistics = Statistics(
         state.steps, state.accepted, state.steps - state.accepted, state.evaluations
     )
+    if isinstance(problem.stepper, DiagonallyImplicit) and state.cache is not None:
+        work = problem.stepper.work(state.cache, problem.start.shape[1])
+        statistics.jacobians, statistics.factorisations = work
     slots = problem.batch * len(problem.times) + (watch.slots if watch is not None else 0)
     points = Points(slots)
     if count == 0:
@@ -357,7 +362,8 @@ def _record(problem: Problem, state: LoopState, tape: _Tape, watch: Watch | None
     if state.jumping:
         # The cache is renewed at the first attempt after a jump, which may have been rejected.
         fresh = _carried(torch.stack(tape.fresh), kept).gather(0, order) & real
-        refresh = [row if any_row else None for row, any_row in zip(fresh, fresh.any(1).tolist())]
+        some = fresh.any(1).tolist()
+        refresh = [row if any_ else None for row, any_ in zip(fresh, some, strict=True)]
     if tape.which:
         points.add_mixed(*(torch.cat(x) for x in (tape.which, tape.slots, tape.rows, tape.theta)))
     if watch is not None:

@@ -138,7 +138,17 @@ class Matrix:
         """Without a Jacobian; states y (batch, d)."""
         batch, d = y.shape
         zeros, square = y.new_zeros(batch), y.new_zeros(batch, d, d)
-        return cls(square, square, y.new_zeros(batch, d), zeros, zeros + 1, *(zeros,) * 4)
+        return cls(
+            jacobian=square,
+            factors=square,
+            pivots=y.new_zeros(batch, d),
+            scale=zeros,
+            rate=zeros + 1,
+            slow=zeros,
+            fresh=zeros,
+            jacobians=zeros,
+            factorisations=zeros,
+        )
 
     @staticmethod
     def width(d: int) -> int:

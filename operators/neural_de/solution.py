@@ -55,12 +55,16 @@ class Statistics:
         accepted: attempts that were kept.
         rejected: attempts that were repeated with a smaller step.
         evaluations: calls of the field at this sample, while it was under way.
+        jacobians: of the implicit field, or None where the stepper is explicit.
+        factorisations: of the matrix of Newton's iteration, or None.
     """
 
     steps: Tensor
     accepted: Tensor
     rejected: Tensor
     evaluations: Tensor
+    jacobians: Tensor | None = None
+    factorisations: Tensor | None = None
 
 
 @dataclass
