@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .grids import CONVOLUTIONS, Boundary, Prolongation, Stencil, arranged, coarsened
+from .grids import Boundary, Prolongation, Stencil, coarsened, convolved
 
 __all__ = ["MgNO", "VCycle"]
 
@@ -177,7 +177,6 @@ class Mixer(nn.Module):
     ) -> None:
         super().__init__()
         bound = inputs**-0.5
-        self.convolve = CONVOLUTIONS[dimension]
 
         def uniform(*shape: int) -> nn.Parameter:
             return nn.Parameter((2 * torch.rand(shape, generator=generator) - 1) * bound)
@@ -187,4 +186,4 @@ class Mixer(nn.Module):
 
     def forward(self, field: Tensor) -> Tensor:
         """Shape (batch, inputs, *n) -> (batch, outputs, *n)."""
-        return self.convolve(arranged(field), self.weight, self.bias)
+        return convolved(field, self.weight, self.bias)
