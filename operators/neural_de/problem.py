@@ -17,7 +17,7 @@ from .implicit import DiagonallyImplicit
 from .steppers import Stepper
 from .terms import SDE, Term, parameters_of
 
-__all__ = ["Problem"]
+__all__ = ["Problem", "check_start", "direction"]
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Problem:
     sign: float = field(init=False, default=1.0)
 
     def __post_init__(self) -> None:
-        _check_start(self.start)
+        check_start(self.start)
         if not isinstance(self.term, Term):
             raise ConfigurationError(
                 "What is integrated is a term.", found=self.term, advice="write ODE(field)"
@@ -63,7 +63,7 @@ class Problem:
                 "A stochastic equation needs noise.", advice="call integrate_sde"
             )
         self.times = torch.as_tensor(self.times).detach().to(self.start.device, torch.float64)
-        self.sign = _direction(self.times)
+        self.sign = direction(self.times)
         if isinstance(self.controller, PID) and self.stepper.error_order is None:
             raise ConfigurationError(
                 f"{self.stepper!r} does not estimate its error.",
@@ -123,7 +123,8 @@ class Problem:
         return [*kept, last], [t in jumps for t in kept] + [False]
 
 
-def _check_start(start: Any) -> None:
+def check_start(start: Any) -> None:
+    """Refuse what is no batch of states."""
     if not isinstance(start, Tensor) or start.dim() != 2 or not start.is_floating_point():
         raise ConfigurationError(
             "The start is a tensor of real numbers, one sample a row.",
@@ -132,7 +133,8 @@ def _check_start(start: Any) -> None:
         )
 
 
-def _direction(times: Tensor) -> float:
+def direction(times: Tensor) -> float:
+    """Whether times (n,) rise, 1, or fall, -1; anything else is refused."""
     if times.dim() != 1 or len(times) < 2:
         raise ConfigurationError(
             "Two times at least are needed: the start and the end.",
