@@ -15,16 +15,19 @@ from .explicit import (
     RK4,
     Bosh3,
     Dopri5,
+    Dopri8,
     Euler,
     ExplicitRungeKutta,
     Heun,
     Midpoint,
     Tsit5,
 )
+from .hybrid import integrate_with_jumps
 from .integrate import integrate
 from .problem import Problem
-from .solution import Outcome, Solution, Statistics
+from .solution import Crossings, Outcome, Solution, Statistics
 from .steppers import Step, Stepper
+from .symplectic import Leapfrog
 from .terms import ODE, SDE, Separable, SplitODE, Term, parameters_of
 
 __all__ = [
@@ -34,15 +37,18 @@ __all__ = [
     "SDE",
     "Bosh3",
     "Constant",
+    "Crossings",
     "DenseOutput",
     "Direct",
     "Dopri5",
+    "Dopri8",
     "Euler",
     "Event",
     "ExplicitRungeKutta",
     "Hermite",
     "Heun",
     "Interpolant",
+    "Leapfrog",
     "Line",
     "Midpoint",
     "Outcome",
@@ -56,5 +62,6 @@ __all__ = [
     "Term",
     "Tsit5",
     "integrate",
+    "integrate_with_jumps",
     "parameters_of",
 ]

@@ -52,8 +52,8 @@ class Constant:
 class PID:
     """Steps of each sample by a PID controller of its scaled error.
 
-    With e the norm of ``error / (atol + rtol max(|y0|, |y1|))`` a step is accepted where e <= 1, and
-    the next is longer by ::
+    With e the norm of ``error / (atol + rtol max(|y0|, |y1|))`` a step is accepted where e <= 1,
+    and the next is longer by ::
 
         safety * e_n ** (-(p + i + d) / k) * e_(n-1) ** ((p + 2 d) / k) * e_(n-2) ** (-d / k)
 

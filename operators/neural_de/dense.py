@@ -6,12 +6,13 @@ be laid side by side in one tensor and looked up without a loop.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["DenseOutput", "Hermite", "Interpolant", "Line", "StagePolynomial"]
+__all__ = ["DenseOutput", "Hermite", "Interpolant", "Lazy", "Line", "StagePolynomial"]
 
 
 class Interpolant(Protocol):
@@ -47,6 +48,7 @@ class StagePolynomial:
         self.table = table
 
     def __call__(self, theta: Tensor) -> Tensor:
+        """States at fractions theta of the step."""
         theta = theta.to(self.start.dtype)
         weights = _powers(theta, self.table.shape[1]) @ self.table.T
         if theta.dim() == 1:
@@ -115,6 +117,37 @@ class Hermite(_Coefficients):
         chord = end - start
         left, right = step * slope_start, step * slope_end
         super().__init__(start, left, 3 * chord - 2 * left - right, left + right - 2 * chord)
+
+
+class Lazy:
+    """An interpolant that is made when it is first used, as most steps are not looked into.
+
+    Args:
+        make: makes it.
+    """
+
+    def __init__(self, make: Callable[[], Interpolant]) -> None:
+        self._make = make
+        self._made: Interpolant | None = None
+
+    @property
+    def made(self) -> Interpolant:
+        """The interpolant."""
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def __call__(self, theta: Tensor) -> Tensor:
+        """States at fractions theta of the step."""
+        return self.made(theta)
+
+    def rows(self, index: Tensor) -> Interpolant:
+        """The same for some samples."""
+        return self.made.rows(index)
+
+    def coefficients(self) -> Tensor:
+        """Coefficients of theta^0, theta^1, ..., shape (batch, degree + 1, d)."""
+        return self.made.coefficients()
 
 
 class DenseOutput:

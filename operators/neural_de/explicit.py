@@ -16,6 +16,7 @@ __all__ = [
     "RK4",
     "Bosh3",
     "Dopri5",
+    "Dopri8",
     "Euler",
     "ExplicitRungeKutta",
     "Heun",
@@ -139,3 +140,10 @@ class Tsit5(ExplicitRungeKutta):
 
     def __init__(self) -> None:
         super().__init__(tableaus.TSIT5)
+
+
+class Dopri8(ExplicitRungeKutta):
+    """Prince and Dormand's 8(7) pair, dense output of order 5: for tight tolerances."""
+
+    def __init__(self) -> None:
+        super().__init__(tableaus.DOPRI8)

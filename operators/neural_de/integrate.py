@@ -80,6 +80,7 @@ def integrate(
     if path != "eager":
         solution, note = _fused(problem, adjoint)
         if solution is not None:
+            solution.path, solution.note = "fused", note
             return solution
         if path == "fused":
             raise ConfigurationError(

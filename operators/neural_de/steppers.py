@@ -39,27 +39,27 @@ class Step:
 
 @runtime_checkable
 class Stepper(Protocol):
-    """One step of a method.
-
-    Attributes:
-        order: of the error at the end of a fixed time, in the step.
-        error_order: the local error estimate falls like step ** error_order; None without one.
-        dense_order: the interpolant is exact for solutions that are polynomials of this degree, up
-            to the error of the step.
-        evaluations: calls of the field in a step.
-    """
+    """One step of a method."""
 
     @property
-    def order(self) -> int: ...
+    def order(self) -> int:
+        """Of the error at the end of a fixed time, in the step."""
+        ...
 
     @property
-    def error_order(self) -> int | None: ...
+    def error_order(self) -> int | None:
+        """The error estimate falls like step ** error_order; None without one."""
+        ...
 
     @property
-    def dense_order(self) -> int: ...
+    def dense_order(self) -> int:
+        """Degree of the solutions that the interpolant follows exactly."""
+        ...
 
     @property
-    def evaluations(self) -> int: ...
+    def evaluations(self) -> int:
+        """Calls of the field in a step."""
+        ...
 
     def begin(self, term: Any, t: Tensor, h: Tensor, y: Tensor) -> Tensor | None:
         """The cache of a first step: from t (batch,) by h (batch,), both float64; y (batch, d)."""

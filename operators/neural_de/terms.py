@@ -43,6 +43,7 @@ class ODE(Term):
         self.fields = (self.field,)
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        """The slope dy/dt."""
         return self.field(t, y)
 
 
@@ -55,6 +56,7 @@ class SplitODE(Term):
         self.fields = (self.explicit, self.implicit)
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        """The slope dy/dt."""
         return self.explicit(t, y) + self.implicit(t, y)
 
 
@@ -70,6 +72,7 @@ class Separable(Term):
         self.fields = (self.velocity, self.force)
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        """The slope dy/dt."""
         q, p = halves(y)
         return torch.cat((self.velocity(t, p), self.force(t, q)), dim=1)
 
