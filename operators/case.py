@@ -23,7 +23,7 @@ from ..typed import build, build_variant, nearest, plain
 from .coarse import check_coarse
 from .laws import law_of
 from .options import DataOptions, NetworkOptions, OperatorRun, PhysicsOptions, TrainingOptions
-from .samples import check_network, open_samples
+from .samples import check_network, check_symmetries, open_samples
 
 __all__ = ["OperatorCase", "SECTIONS", "is_operator_case", "load_case", "make_case"]
 
@@ -140,6 +140,7 @@ def load_case(
             check_device(case.run.device)
             samples = open_samples(case.data)
             check_network(case.network, samples)
+            check_symmetries(case.training.symmetries, samples.train)
             check_coarse(case.data.coarse, samples)
             if case.physics is not None:
                 law_of(case.physics, samples.train)

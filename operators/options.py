@@ -21,6 +21,7 @@ __all__ = [
     "NetworkOptions",
     "OperatorRun",
     "PhysicsOptions",
+    "Symmetry",
     "TrainingOptions",
     "UNetOptions",
 ]
@@ -164,6 +165,7 @@ class DeepONetOptions:
         return None if min(size) >= 2 else "at least 2 nodes are needed along each coordinate"
 
 
+Symmetry: TypeAlias = Literal["square", "shifts", "odd_mirror"]
 NetworkOptions: TypeAlias = MgnoOptions | FnoOptions | UNetOptions | DeepONetOptions
 
 
@@ -191,6 +193,11 @@ class TrainingOptions:
         "relative_l2", "relative error in the norm of values, or of values and slopes"
     )
     unrolled: int = option(1, "applications of a step in time that are trained", low=1, high=100)
+    symmetries: tuple[Symmetry, ...] = option(
+        (),
+        "of the equation; samples are moved by them at random: square (turns and mirrors), shifts "
+        "(on a ring), odd_mirror (u(x) to -u(-x)); for scalar fields",
+    )
     mixed_precision: bool = option(
         False, "products of training in bfloat16, for a GPU; what is evaluated is in full precision"
     )

@@ -28,7 +28,7 @@ from .evaluation.metrics import statistics
 from .laws import law_of
 from .operator import Operator
 from .physics import residual_of
-from .samples import Part, Samples, check_network, open_samples
+from .samples import Part, Samples, check_network, check_symmetries, open_samples
 from .training import OperatorTrainer, Pairs, Trajectories
 
 __all__ = ["Outcome", "train_case"]
@@ -83,6 +83,7 @@ def train_case(
         check_same(case, folder)
     samples = open_samples(case.data)
     check_network(case.network, samples)
+    check_symmetries(case.training.symmetries, samples.train)
     check_coarse(case.data.coarse, samples)
     try:
         with settings(case.run, device):

@@ -18,9 +18,11 @@ from ..errors import ConfigurationError
 from ..typed import nearest
 from .datasets.dataset import Dataset, Slot, refuse_leaks
 from .datasets.readers import open as open_file
-from .options import DataOptions, NetworkOptions
+from .options import DataOptions, NetworkOptions, Symmetry
 
-__all__ = ["Part", "Samples", "check_network", "open_part", "open_samples", "thinned"]
+__all__ = [
+    "Part", "Samples", "check_network", "check_symmetries", "open_part", "open_samples", "thinned",
+]  # fmt: skip
 
 Boundary = Literal["dirichlet", "neumann", "periodic"]
 BOUNDARIES = ("dirichlet", "neumann", "periodic")
@@ -202,6 +204,28 @@ def check_network(network: NetworkOptions, samples: Samples) -> None:
                 f"a grid of {part.size} nodes is too small for {network.name}: {reason}",
                 path=("network",),
                 advice="change the network, or data.resolution",
+            )
+
+
+def check_symmetries(symmetries: Sequence[Symmetry], part: Part) -> None:
+    """Refuse what the domain of some data does not have.
+
+    Raises:
+        ConfigurationError: the grid is no square, closes on itself nowhere, or is no line.
+    """
+    wrong = {
+        "square": (len(part.size) != 2 or len(set(part.size)) > 1, "a square, with equal nodes"),
+        "shifts": (not all(part.periodic), "a domain that closes on itself"),
+        "odd_mirror": (len(part.size) != 1, "a line"),
+    }
+    for number, name in enumerate(symmetries):
+        refused, needs = wrong[name]
+        if refused:
+            raise ConfigurationError(
+                f"this symmetry needs {needs}; the data have {part.size} nodes, {part.boundary}",
+                path=("training", "symmetries", number),
+                found=name,
+                advice="remove it",
             )
 
 

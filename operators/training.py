@@ -27,6 +27,7 @@ from ..errors import ConfigurationError, DataError, DivergedError
 from .losses import relative_h1, relative_l2
 from .options import PhysicsOptions, TrainingOptions
 from .physics import Residual
+from .symmetries import moved
 
 __all__ = ["OperatorTrainer", "Pairs", "Trajectories", "rollout"]
 
@@ -190,7 +191,7 @@ class OperatorTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate
         self.model.train()
-        loss = self._loss(*self.data.batch(which))
+        loss = self._loss(*self._moved(*self.data.batch(which)))
         if not bool(loss.isfinite()):
             raise DivergedError("the loss is not finite")
         self.optimizer.zero_grad(set_to_none=True)
@@ -207,6 +208,19 @@ class OperatorTrainer:
             + (f" of {self.schedule.epochs}" if self.schedule.epochs else ""),
             done=self.steps is not None and self.done >= self.steps,
         )
+
+    def _moved(self, state: Tensor, targets: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """A batch moved by symmetries, drawn from the seed and the number of the step alone."""
+        if not self.schedule.symmetries:
+            return state, targets
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.done) % 2**63)
+        state, *targets = moved(
+            [state, *targets],
+            self.schedule.symmetries,
+            periodic=self.data.periodic[0],
+            generator=generator,
+        )
+        return state, targets
 
     def _loss(self, state: Tensor, targets: Sequence[Tensor]) -> Tensor:
         reference = next(self.model.parameters())

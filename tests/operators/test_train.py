@@ -189,6 +189,8 @@ BAD = [
     ("network={name: fno, modes: 9}", 2, ["network", "at least 18 nodes"]),
     ("network={name: unet, levels: 6}", 2, ["network", "at least 33 nodes"]),
     ("training.epochs=null", 2, ["training.epochs", "budget"]),
+    ("training.symmetries=[square]", 2, ["training.symmetries[0]", "needs a square", "remove it"]),
+    ("training.symmetries=[turns]", 2, ["training.symmetries[0]", "square"]),
     ("training.mixed_precision=true", 2, ["training.mixed_precision", "float32"]),
     ("problem=burgers", 2, ["residua solve"]),
 ]
