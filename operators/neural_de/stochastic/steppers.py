@@ -159,7 +159,7 @@ class Milstein(_Memoryless):
         root = abs(h) ** 0.5
         if sde.calculus == "ito":
             return g, (sde.diffusion(t, moved(drifted, g, root)) - g) / root
-        # W^2 has not mean zero as W^2 - h has, so that here a one-sided difference would cost order.
+        # W^2 has not mean zero as W^2 - h has: here a one-sided difference would cost order.
         ahead, behind = moved(y, g, root), moved(y, g, -root)
         return g, (sde.diffusion(t, ahead) - sde.diffusion(t, behind)) / (2 * root)
 
