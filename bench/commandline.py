@@ -21,6 +21,7 @@ COMMANDS = {
     "accuracy": "errors of whole runs against what is asked, and time to accuracy against DeepXDE",
     "operators": "operators on generated data: errors, contests at equal time, other grids",
     "mgno": "time of a training step of MgNO against a plain implementation of its paper",
+    "trajectories": "integrators of ODEs and SDEs beside torchdiffeq, torchsde and diffrax",
     "compare": "two files of results: exit code 1 if anything got worse by more than noise",
 }
 CUDA_BUDGET = 7 * 60.0
@@ -99,6 +100,15 @@ def define(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentPar
     mgno = command("mgno")
     mgno.add_argument("--threads", type=_count, metavar="N", help="default: all processors")
     mgno.add_argument("--out", metavar="FILE.json", type=_output, help="write every time there")
+    trajectories = command("trajectories")
+    trajectories.add_argument("--only", nargs="+", metavar="ROW", help="rows of the table")
+    trajectories.add_argument("--threads", type=_count, metavar="N", help="default: all processors")
+    trajectories.add_argument(
+        "--jax-python", metavar="PATH", type=Path, help="interpreter with diffrax (default: none)"
+    )
+    trajectories.add_argument(
+        "--out", metavar="FILE.json", type=_output, help="write every time there"
+    )
     compare = command("compare")
     compare.add_argument("old", metavar="OLD.json", type=Path)
     compare.add_argument("new", metavar="NEW.json", type=Path)
@@ -109,7 +119,7 @@ def run(options: argparse.Namespace) -> int:
     """Do what was asked; the exit code."""
     chosen = {
         "engine": _engine, "accuracy": _accuracy, "operators": _operators, "mgno": _mgno,
-        "compare": _compare,
+        "trajectories": _trajectories, "compare": _compare,
     }  # fmt: skip
     return chosen[options.benchmark](options)
 
@@ -211,6 +221,28 @@ def _mgno(options: argparse.Namespace) -> int:
     if options.out is not None:
         write(options.out, results)
     return 1 if any(row["error"] for row in results["rows"]) else 0
+
+
+def _trajectories(options: argparse.Namespace) -> int:
+    from ..typed import nearest
+    from .machine import write
+    from .trajectory_speed import ROWS, benchmark, line
+
+    for name in options.only or ():
+        if name not in ROWS:
+            raise ConfigurationError("no row has this name", found=name, advice=nearest(name, ROWS))
+    results = benchmark(
+        only=options.only,
+        threads=options.threads,
+        jax_python=options.jax_python,
+        say=lambda name, row: print(line(name, row), flush=True),
+    )
+    for name, row in results["rows"].items():
+        for note in row["notes"]:
+            print(f"note: {name}: {note}")
+    if options.out is not None:
+        write(options.out, results)
+    return 0
 
 
 def _compare(options: argparse.Namespace) -> int:

@@ -59,7 +59,9 @@ def changes(old: Results, new: Results) -> tuple[list[Change], list[str]]:
         compared = _step
     else:
         before, after = old["rows"], new["rows"]
-        compared = _operator if old["benchmark"] == "operators" else _accuracy
+        compared = {"operators": _operator, "trajectories": _integrator}.get(
+            old["benchmark"], _accuracy
+        )
     found = [
         change
         for name in before
@@ -86,6 +88,16 @@ def _accuracy(name: str, before: Results, after: Results) -> Iterator[Change]:
 def _operator(name: str, before: Results, after: Results) -> Iterator[Change]:
     old, new = _median_error(before), _median_error(after)
     yield Change(name, "relative L2", old, new, new > ACCURACY * old)
+
+
+def _integrator(name: str, before: Results, after: Results) -> Iterator[Change]:
+    for rival in sorted(set(before["ratios"]) & set(after["ratios"])):
+        old, new = before["ratios"][rival], after["ratios"][rival]
+        worse = all(new[key] > SPEED * old[key] for key in ("minimum", "median"))
+        yield Change(name, f"time / {rival}", old["minimum"], new["minimum"], worse)
+    old, new = (row["contenders"]["residua"].get("error") for row in (before, after))
+    if old is not None and new is not None:
+        yield Change(name, "error", old, new, new > ACCURACY * old)
 
 
 def _median_error(row: Results) -> float:

@@ -16,7 +16,7 @@ from ..execution.summary import to_json
 
 __all__ = ["ROOT", "commit", "machine", "read", "write"]
 
-KINDS = ("engine", "accuracy", "operators", "mgno")
+KINDS = ("engine", "accuracy", "operators", "mgno", "trajectories")
 """Of results that are read again."""
 ROOT = Path(__file__).resolve().parent.parent
 """The package, which is also the checkout."""

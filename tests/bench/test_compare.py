@@ -133,6 +133,17 @@ def test_steps_of_mgno_are_compared_by_their_ratios():
     assert regressions(file(0.5), file(0.5, "the two do not agree")) == ["time / plain"]
 
 
+def test_integrators_are_compared_by_ratio_and_error():
+    def file(ratio, error):
+        ours = {"seconds": [1.0], "error": error}
+        ratios = {"torchdiffeq": {"minimum": ratio, "median": ratio}}
+        row = {"contenders": {"residua": ours}, "ratios": ratios}
+        return {"benchmark": "trajectories", "rows": {"spiral": row}}
+
+    assert regressions(file(0.1, 1e-5), file(0.11, 2e-5)) == []
+    assert regressions(file(0.1, 1e-5), file(0.2, 1e-4)) == ["time / torchdiffeq", "error"]
+
+
 @pytest.fixture
 def files(tmp_path):
     def write(name, content):
