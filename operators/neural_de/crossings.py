@@ -46,13 +46,17 @@ class _Roots:
     which: list[Tensor] = field(default_factory=list)
     theta: list[Tensor] = field(default_factory=list)
     times: list[Tensor] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
 
-    def add(self, rows: Tensor, which: Tensor, theta: Tensor, times: Tensor) -> None:
-        """Write roots of one step down; arguments of shape (batch,), rows bool."""
+    def add(
+        self, rows: Tensor, which: Tensor, theta: Tensor, times: Tensor, states: Tensor
+    ) -> None:
+        """Write roots of one step down; arguments of shape (batch, ...), rows bool."""
         self.rows.append(rows.nonzero()[:, 0])
         self.which.append(which[rows])
         self.theta.append(theta[rows])
         self.times.append(times[rows])
+        self.states.append(states[rows])
 
     def __len__(self) -> int:
         return sum(len(rows) for rows in self.rows)
@@ -107,20 +111,29 @@ class Watch:
         for roots, event, theta in zip(self.passing, self.events, thetas, strict=True):
             rows = (theta <= first) & (theta <= 1)
             if not event.terminal and bool(rows.any()):
-                roots.add(rows, done, theta, before + theta * state.taken)
+                theta = torch.where(rows, theta, 0.0)
+                inside = state.attempt.interpolant(theta)  # pyright: ignore[reportOptionalMemberAccess]
+                roots.add(rows, done, theta, before + theta * state.taken, inside)
         rows = first <= 1
         if bool(rows.any()):
             self._end(state, rows, first, before, done, index)
 
-    def add_points(self, points: Points) -> None:
-        """Want the states at the roots: in the slots after those of the times."""
+    def add_points(self, points: Points) -> list[tuple[Tensor, Tensor]]:
+        """Want the states at the roots: in the slots after those of the times.
+
+        Returns:
+            these slots and the states as they were found, without a graph.
+        """
         offset = points.count - self.slots
+        values: list[tuple[Tensor, Tensor]] = []
         for roots, base in self._numbered():
             if len(roots) == 0:
                 continue
             rows, which, theta = (torch.cat(x) for x in (roots.rows, roots.which, roots.theta))
             slots = rows if base is None else base + torch.arange(len(rows), device=rows.device)
             points.add_mixed(which, offset + slots, rows, theta)
+            values.append((offset + slots, torch.cat(roots.states)))
+        return values
 
     def times(self, otherwise: Tensor) -> Tensor:
         """Times (batch,) of the terminal events, `otherwise` where there is none."""
@@ -196,9 +209,9 @@ class Watch:
         assert state.attempt is not None
         theta = torch.where(rows, theta, 0.0)
         times = before + theta * state.taken
-        self.terminal.add(rows, done, theta, times)
-        self.event = torch.where(rows, index, self.event)
         inside = state.attempt.interpolant(theta)
+        self.terminal.add(rows, done, theta, times, inside)
+        self.event = torch.where(rows, index, self.event)
         state.time = torch.where(rows, times, state.time)
         state.state = torch.where(rows[:, None], inside, state.state)
         state.outcome = torch.where(rows, int(Outcome.EVENT), state.outcome)

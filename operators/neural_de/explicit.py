@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import tableaus
-from .dense import StagePolynomial
+from .dense import Lazy, StagePolynomial
 from .steppers import Step
 from .tableaus import Tableau
 
@@ -23,6 +23,10 @@ __all__ = [
     "Midpoint",
     "Tsit5",
 ]
+
+
+SMALL = 8192
+"""Numbers in a state up to which a product of matrices is faster than a sum of terms (measured)."""
 
 
 class ExplicitRungeKutta:
@@ -57,14 +61,11 @@ class ExplicitRungeKutta:
         length = h.to(y.dtype)[:, None]
         slopes = [self.begin(term, t, h, y) if cache is None else cache]
         state = y
-        for time, row in zip(times, known.matrix, strict=True):
-            state = torch.addcmul(y, length, _combined(row, slopes))
+        for time, row in zip(times, known.rows, strict=True):
+            state = row.moved(y, length, slopes)
             slopes.append(term(time, state))
-        stages = torch.stack(slopes)
-        error = None
-        if known.error is not None:
-            error = length * torch.tensordot(known.error, stages, dims=1)
-        interpolant = StagePolynomial(y, length, stages, known.dense)
+        error = None if known.error is None else length * known.error.sum(slopes)
+        interpolant = Lazy(lambda: StagePolynomial(y, length, torch.stack(slopes), known.dense))
         return Step(state, error, slopes[-1], interpolant, None, self.evaluations)
 
     def _constants(self, y: Tensor) -> _Tensors:
@@ -79,18 +80,38 @@ class _Tensors:
     """A tableau in the dtype of a state; nodes in float64, as times are."""
 
     def __init__(self, tableau: Tableau, y: Tensor) -> None:
-        double = {"dtype": torch.float64, "device": y.device}
-        self.nodes = torch.tensor(tableau.nodes[1:], **double)[:, None]
-        self.matrix = [y.new_tensor(row) for row in tableau.matrix]
-        self.error = None if tableau.error is None else y.new_tensor(tableau.error)
+        nodes = torch.tensor(tableau.nodes[1:], dtype=torch.float64, device=y.device)
+        self.nodes = nodes[:, None]
+        self.rows = [_Row(row, y) for row in tableau.matrix]
+        self.error = None if tableau.error is None else _Row(tableau.error, y)
         self.dense = y.new_tensor(tableau.dense)
 
 
-def _combined(row: Tensor, slopes: list[Tensor]) -> Tensor:
-    """Sum of slopes (batch, d) with the weights of a row of the tableau."""
-    if len(slopes) == 1:
-        return row * slopes[0]
-    return torch.tensordot(row, torch.stack(slopes), dims=1)
+class _Row:
+    """Weights of a sum of slopes. Small states: few calls; large ones: little memory moved."""
+
+    def __init__(self, weights: tuple[float, ...], y: Tensor) -> None:
+        self.count = len(weights)
+        self.terms = [(i, w) for i, w in enumerate(weights) if w != 0]
+        self.tensor = y.new_tensor([weights])
+
+    def sum(self, slopes: list[Tensor]) -> Tensor:
+        """The weighted sum of the slopes (batch, d)."""
+        (first, weight), *others = self.terms
+        if len(others) > 2 and slopes[0].numel() <= SMALL:
+            together = torch.cat(slopes[: self.count]).view(self.count, -1)
+            return torch.mm(self.tensor, together).view_as(slopes[0])
+        total = slopes[first] * weight
+        for i, weight in others:
+            total = torch.add(total, slopes[i], alpha=weight)
+        return total
+
+    def moved(self, y: Tensor, length: Tensor, slopes: list[Tensor]) -> Tensor:
+        """y (batch, d) moved by length (batch, 1) along the sum."""
+        if len(self.terms) == 1:
+            i, weight = self.terms[0]
+            return torch.addcmul(y, length, slopes[i], value=weight)
+        return torch.addcmul(y, length, self.sum(slopes))
 
 
 class Euler(ExplicitRungeKutta):

@@ -367,7 +367,7 @@ def _record(problem: Problem, state: LoopState, tape: _Tape, watch: Watch | None
     if tape.which:
         points.add_mixed(*(torch.cat(x) for x in (tape.which, tape.slots, tape.rows, tape.theta)))
     if watch is not None:
-        watch.add_points(points)
+        tape.values += watch.add_points(points)
     plan = Plan(starts, steps, refresh)
     return Record(plan, points, tape.values, state.outcome, statistics, state.time, watch)
 
