@@ -52,7 +52,7 @@ class StagePolynomial:
         theta = theta.to(self.start.dtype)
         weights = _powers(theta, self.table.shape[1]) @ self.table.T
         if theta.dim() == 1:
-            slope = torch.einsum("bs,sbd->bd", weights, self.stages)
+            slope = (weights.T[..., None] * self.stages).sum(0)
             return self.start + self.step * slope
         slope = torch.einsum("bks,sbd->bkd", weights, self.stages)
         return self.start[:, None] + self.step[:, None] * slope
@@ -196,4 +196,4 @@ class DenseOutput:
 
 def _powers(theta: Tensor, degree: int) -> Tensor:
     """Powers 1 to degree of theta (...), shape (..., degree)."""
-    return torch.stack([theta**j for j in range(1, degree + 1)], dim=-1)
+    return theta[..., None] ** torch.arange(1, degree + 1, device=theta.device)

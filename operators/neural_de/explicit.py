@@ -107,7 +107,7 @@ class _Row:
         return total
 
     def moved(self, y: Tensor, length: Tensor, slopes: list[Tensor]) -> Tensor:
-        """y (batch, d) moved by length (batch, 1) along the sum."""
+        """The state y (batch, d) moved by length (batch, 1) along the sum."""
         if len(self.terms) == 1:
             i, weight = self.terms[0]
             return torch.addcmul(y, length, slopes[i], value=weight)
