@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["DenseOutput", "Hermite", "Interpolant", "Lazy", "Line", "StagePolynomial"]
+__all__ = ["DenseOutput", "Hermite", "Interpolant", "Lazy", "Line", "Polynomial", "StagePolynomial"]
 
 
 class Interpolant(Protocol):
@@ -57,25 +57,25 @@ class StagePolynomial:
         slope = torch.einsum("bks,sbd->bkd", weights, self.stages)
         return self.start[:, None] + self.step[:, None] * slope
 
-    def rows(self, index: Tensor) -> StagePolynomial:
+    def rows(self, index: Tensor) -> Interpolant:
         """The same for some samples."""
-        return StagePolynomial(
-            self.start[index], self.step[index], self.stages[:, index], self.table
-        )
+        return Polynomial(*self.coefficients()[index].unbind(1))
 
     def coefficients(self) -> Tensor:
         """Coefficients of theta^0, theta^1, ..., shape (batch, degree + 1, d)."""
-        higher = torch.einsum("sj,sbd->bjd", self.table, self.stages) * self.step[:, None]
-        return torch.cat((self.start[:, None], higher), dim=1)
+        flat = torch.mm(self.table.T, self.stages.flatten(1))
+        higher = flat.view(-1, *self.start.shape) * self.step
+        return torch.cat((self.start[None], higher)).transpose(0, 1)
 
 
-class _Coefficients:
-    """An interpolant given by its coefficients."""
+class Polynomial:
+    """An interpolant given by its coefficients of theta^0, theta^1, ..., each (batch, d)."""
 
     def __init__(self, *coefficients: Tensor) -> None:
         self._coefficients = coefficients
 
     def __call__(self, theta: Tensor) -> Tensor:
+        """States at fractions theta of the step."""
         theta = theta.to(self._coefficients[0].dtype)[..., None]
         value = None
         for row in reversed(self._coefficients):
@@ -86,21 +86,21 @@ class _Coefficients:
 
     def rows(self, index: Tensor) -> Interpolant:
         """The same for some samples."""
-        return _Coefficients(*(row[index] for row in self._coefficients))
+        return Polynomial(*(row[index] for row in self._coefficients))
 
     def coefficients(self) -> Tensor:
         """Coefficients of theta^0, theta^1, ..., shape (batch, degree + 1, d)."""
         return torch.stack(self._coefficients, dim=1)
 
 
-class Line(_Coefficients):
+class Line(Polynomial):
     """A straight line between two states (batch, d)."""
 
     def __init__(self, start: Tensor, end: Tensor) -> None:
         super().__init__(start, end - start)
 
 
-class Hermite(_Coefficients):
+class Hermite(Polynomial):
     """The cubic through both ends with their slopes; exact to order 3.
 
     Args:
@@ -196,4 +196,4 @@ class DenseOutput:
 
 def _powers(theta: Tensor, degree: int) -> Tensor:
     """Powers 1 to degree of theta (...), shape (..., degree)."""
-    return theta[..., None] ** torch.arange(1, degree + 1, device=theta.device)
+    return theta[..., None].expand(*theta.shape, degree).cumprod(-1)
