@@ -163,10 +163,11 @@ class Matrix:
     @classmethod
     def unpacked(cls, packed: Tensor, d: int) -> Matrix:
         """Inverse of `packed`."""
-        square = d * d
-        large = packed.split((square, square, d, 1, 1, 1, 1, 1, 1), dim=1)
-        squares = [part.reshape(-1, d, d) for part in large[:2]]
-        return cls(*squares, large[2], *(part[:, 0] for part in large[3:]))
+        sizes = (d * d, d * d, d, 1, 1, 1, 1, 1, 1)
+        parts = packed.split(sizes, dim=1)
+        squares = [part.reshape(-1, d, d) for part in parts[:2]]
+        values = (*squares, parts[2], *(part[:, 0] for part in parts[3:]))
+        return cls(**{part.name: value for part, value in zip(fields(cls), values, strict=True)})
 
     def refreshed(self, field: Field, t: Tensor, y: Tensor, rows: Tensor) -> Matrix:
         """With the Jacobian at t (batch,), y (batch, d) in the rows (batch,) that are marked."""
