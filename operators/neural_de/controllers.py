@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import torch
@@ -128,9 +129,7 @@ class PID:
 
     def gains(self, order: int, device: torch.device) -> Tensor:
         """What the logarithms of the last three errors, newest first, are multiplied with."""
-        p, i, d = self.p, self.i, self.d
-        gains = [-(p + i + d) / order, (p + 2 * d) / order, -d / order]
-        return torch.tensor(gains, dtype=torch.float64, device=device)
+        return _gains(self.p, self.i, self.d, order, device)
 
     def first_step(
         self, slope: Callable[[Tensor, Tensor], Tensor], t: Tensor, y: Tensor, k: int, sign: float
@@ -158,6 +157,12 @@ class PID:
         power = (0.01 / torch.where(flat, 1.0, largest)) ** (1 / k)
         step = torch.where(flat, (guess * 1e-3).clamp(min=1e-6), power)
         return torch.minimum(100 * guess, step)
+
+
+@lru_cache
+def _gains(p: float, i: float, d: float, order: int, device: torch.device) -> Tensor:
+    gains = [-(p + i + d) / order, (p + 2 * d) / order, -d / order]
+    return torch.tensor(gains, dtype=torch.float64, device=device)
 
 
 Controller: TypeAlias = "Constant | PID"

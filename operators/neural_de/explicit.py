@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import tableaus
-from .dense import Lazy, StagePolynomial
+from .dense import Interpolant, StagePolynomial
 from .steppers import Step
 from .tableaus import Tableau
 
@@ -64,9 +65,7 @@ class ExplicitRungeKutta:
         for time, row in zip(times, known.rows, strict=True):
             state = row.moved(y, length, slopes)
             slopes.append(term(time, state))
-        error = None if known.error is None else length * known.error.sum(slopes)
-        interpolant = Lazy(lambda: StagePolynomial(y, length, torch.stack(slopes), known.dense))
-        return Step(state, error, slopes[-1], interpolant, None, self.evaluations)
+        return _ExplicitStep(state, y, length, slopes, known, self.evaluations)
 
     def _constants(self, y: Tensor) -> _Tensors:
         """The tableau as tensors of the dtype and device of y."""
@@ -74,6 +73,41 @@ class ExplicitRungeKutta:
         if key not in self._tensors:
             self._tensors[key] = _Tensors(self.tableau, y)
         return self._tensors[key]
+
+
+class _ExplicitStep(Step):
+    """A step whose error and interpolant are computed when they are asked for.
+
+    Constant steps, and steps that are repeated with a graph, need no error.
+    """
+
+    def __init__(
+        self,
+        state: Tensor,
+        start: Tensor,
+        length: Tensor,
+        slopes: list[Tensor],
+        known: _Tensors,
+        evaluations: int,
+    ) -> None:
+        self.state = state
+        self.cache = slopes[-1]
+        self.solved = None
+        self.evaluations = evaluations
+        self._start, self._length, self._slopes, self._known = start, length, slopes, known
+
+    @cached_property
+    def error(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Estimate of the error of this step, (batch, d); None if the method has none."""
+        if self._known.error is None:
+            return None
+        return self._length * self._known.error.sum(self._slopes)
+
+    @cached_property
+    def interpolant(self) -> Interpolant:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The state inside the step."""
+        stages = torch.stack(self._slopes)
+        return StagePolynomial(self._start, self._length, stages, self._known.dense)
 
 
 class _Tensors:

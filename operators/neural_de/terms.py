@@ -157,11 +157,11 @@ def parameters_of(term: Term | Any) -> list[Tensor]:
 
 def _modules(fields: tuple[Any, ...]) -> Iterator[nn.Module]:
     for field in fields:
-        owner = field if isinstance(field, nn.Module) else getattr(field, "__self__", None)
+        owner = field if isinstance(field, (nn.Module, Term)) else getattr(field, "__self__", None)
         if isinstance(owner, nn.Module):
             yield owner
-        elif isinstance(owner, Term) or isinstance(field, Term):
-            yield from _modules((field if isinstance(field, Term) else owner).fields)
+        elif isinstance(owner, Term):
+            yield from _modules(owner.fields)
 
 
 def _callable(name: str, field: Field) -> Field:

@@ -117,6 +117,39 @@ def test_gradient_against_the_closed_form():
     assert torch.allclose(by_start, torch.full_like(start, math.exp(-2.1)), rtol=1e-8)
 
 
+def test_second_derivative():
+    rate = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    start = torch.ones(1, 1, dtype=torch.float64)
+    solution = integrate(ODE(lambda t, y: -rate * y), start, TIMES, controller=PID(1e-10, 1e-12))
+    (first,) = torch.autograd.grad(solution.final.sum(), rate, create_graph=True)
+    (second,) = torch.autograd.grad(first, rate)
+    assert second.item() == pytest.approx(9 * math.exp(-2.1), rel=1e-7)
+
+
+def test_too_many_constant_steps():
+    start = torch.ones(1, 1, dtype=torch.float64)
+    options = {"controller": Constant(0.1), "max_steps": 5}
+    solution = integrate(ODE(lambda t, y: -y), start, [0.0, 0.4, 1.0], **options)
+    assert solution.outcome[0] == Outcome.STEP_LIMIT
+    assert solution.states[0, :, 0].isnan().tolist() == [False, False, True]
+
+
+def test_constant_steps_do_no_work_for_an_error():
+    class Forbidden:
+        def sum(self, slopes):
+            raise AssertionError("an error was computed")
+
+    stepper = Tsit5()
+    start = torch.ones(2, 1, dtype=torch.float64, requires_grad=True)
+    stepper._constants(start).error = Forbidden()
+    solution = integrate(
+        ODE(lambda t, y: -y), start, TIMES, stepper=stepper, controller=Constant(1), path="eager"
+    )
+    assert (solution.outcome == 0).all()
+    with pytest.raises(AssertionError, match="an error"):
+        integrate(ODE(lambda t, y: -y), start, TIMES, stepper=stepper, path="eager")
+
+
 def test_gradient_through_the_start_time():
     since = torch.tensor([0.5, 1.0, 3.0], dtype=torch.float64, requires_grad=True)
     start = torch.tensor([[1.0], [2.0], [5.0]], dtype=torch.float64)
@@ -143,10 +176,10 @@ def test_graph_and_no_graph_give_the_same_states():
 def test_training_a_network_finds_the_field():
     network = nn.Sequential(nn.Linear(2, 2, bias=False)).double()
     matrix = torch.tensor([[-0.1, 2.0], [-2.0, -0.1]], dtype=torch.float64)
-    start = torch.randn(16, 2, dtype=torch.float64)
-    times = torch.linspace(0, 1, 5, dtype=torch.float64)
+    start = torch.randn(8, 2, dtype=torch.float64)
+    times = torch.linspace(0, 1, 3, dtype=torch.float64)
     truth = torch.stack([start @ torch.linalg.matrix_exp(matrix * t).T for t in times], dim=1)
-    optimizer = torch.optim.LBFGS(network.parameters(), max_iter=30, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(network.parameters(), max_iter=20, line_search_fn="strong_wolfe")
 
     def closure():
         optimizer.zero_grad()
