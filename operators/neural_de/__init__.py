@@ -22,6 +22,7 @@ from .explicit import (
     Midpoint,
     Tsit5,
 )
+from .flow import Flow
 from .hybrid import integrate_with_jumps
 from .integrate import integrate
 from .problem import Problem
@@ -45,6 +46,7 @@ __all__ = [
     "Euler",
     "Event",
     "ExplicitRungeKutta",
+    "Flow",
     "Hermite",
     "Heun",
     "Interpolant",

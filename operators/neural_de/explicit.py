@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -95,19 +94,27 @@ class _ExplicitStep(Step):
         self.solved = None
         self.evaluations = evaluations
         self._start, self._length, self._slopes, self._known = start, length, slopes, known
+        self._error: Tensor | None = None
+        self._interpolant: Interpolant | None = None
 
-    @cached_property
+    @property
     def error(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Estimate of the error of this step, (batch, d); None if the method has none."""
         if self._known.error is None:
             return None
-        return self._length * self._known.error.sum(self._slopes)
+        if self._error is None:
+            self._error = self._length * self._known.error.sum(self._slopes)
+        return self._error
 
-    @cached_property
+    @property
     def interpolant(self) -> Interpolant:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The state inside the step."""
-        stages = torch.stack(self._slopes)
-        return StagePolynomial(self._start, self._length, stages, self._known.dense)
+        if self._interpolant is None:
+            stages = torch.stack(self._slopes)
+            self._interpolant = StagePolynomial(
+                self._start, self._length, stages, self._known.dense
+            )
+        return self._interpolant
 
 
 class _Tensors:

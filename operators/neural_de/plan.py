@@ -10,14 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from .problem import Problem
-from .steppers import Step
+from .steppers import Step, Stepper
 
 __all__ = ["Plan", "Points", "Selection", "lockstep", "replay"]
+
+
+class Stepped(Protocol):
+    """What is needed to repeat steps; a `Problem` has it."""
+
+    term: Any
+    stepper: Stepper
 
 
 @dataclass
@@ -110,7 +118,7 @@ class Points:
 
 
 def replay(
-    problem: Problem,
+    problem: Stepped,
     plan: Plan,
     points: Points,
     y: Tensor,

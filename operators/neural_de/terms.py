@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigurationError
 
-__all__ = ["ODE", "SDE", "Field", "Separable", "SplitODE", "Term", "parameters_of"]
+__all__ = ["ODE", "SDE", "Field", "Separable", "SplitODE", "Term", "modules_of", "parameters_of"]
 
 Field: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 Noise: TypeAlias = Literal["diagonal", "additive", "general"]
@@ -148,11 +148,17 @@ def parameters_of(term: Term | Any) -> list[Tensor]:
     holds in its closure cannot be seen from here.
     """
     seen: dict[int, Tensor] = {}
-    for module in _modules(getattr(term, "fields", (term,))):
+    for module in modules_of(term):
         for parameter in module.parameters():
             if parameter.requires_grad:
                 seen[id(parameter)] = parameter
     return list(seen.values())
+
+
+def modules_of(term: Term | Any) -> list[nn.Module]:
+    """The modules among the fields of a term, each once."""
+    found = {id(module): module for module in _modules(getattr(term, "fields", (term,)))}
+    return list(found.values())
 
 
 def _modules(fields: tuple[Any, ...]) -> Iterator[nn.Module]:

@@ -21,6 +21,7 @@ from residua.operators.neural_de import (
     Direct,
     Dopri8,
     Euler,
+    Flow,
     Outcome,
     Separable,
     SplitODE,
@@ -287,3 +288,22 @@ def test_arguments_that_do_not_fit(change, words):
 def test_outcomes_have_sentences():
     assert all(outcome.sentence.endswith(".") for outcome in Outcome)
     assert [o.name for o in Outcome if not o.failed] == ["SUCCESS", "EVENT"]
+
+
+def test_flow_is_one_graph_and_agrees():
+    network = nn.Linear(2, 2).double()
+    term = ODE(lambda t, y: (network(y) + t[:, None]).tanh())
+    term.fields = (network,)
+    start = torch.randn(3, 2, dtype=torch.float64)
+    controller = Constant(0.5, jump_times=(1.3,))
+    flow = Flow(term, TIMES, controller, Tsit5())
+    expected = integrate(term, start, TIMES, controller=controller, path="eager").states
+    assert torch.allclose(flow(start), expected, rtol=0, atol=1e-14)
+    whole = torch.compile(flow, backend="eager", fullgraph=True)
+    assert torch.allclose(whole(start), expected, rtol=0, atol=1e-14)
+    assert len(list(flow.parameters())) == 2
+    (gradient,) = torch.autograd.grad(flow(start).sum(), network.bias)
+    (same,) = torch.autograd.grad(expected.sum(), network.bias)
+    assert torch.allclose(gradient, same)
+    assert flow.float().starts.dtype == torch.float64
+    assert flow(start.float()).dtype == torch.float32
