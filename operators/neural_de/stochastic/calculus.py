@@ -48,7 +48,7 @@ class _Corrected:
             _, correction = with_slope(sde.diffusion, t, y)
         else:
             slopes = along(sde, t, y)
-            correction = slopes.diagonal(dim1=1, dim2=2).sum(-1)
+            correction = slopes.diagonal(dim1=2, dim2=3).sum(-1)
         return torch.add(sde.drift(t, y), correction, alpha=self._factor)
 
 
@@ -57,17 +57,19 @@ def with_slope(diffusion: Field, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
     Component i of g must depend on component i of y only; see `check_diagonal`.
     """
-    graph = torch.is_grad_enabled()
+    # Only where a gradient is asked for by someone else, the slope is part of a graph.
+    g = diffusion(t, y) if torch.is_grad_enabled() else None
+    graph = g is not None and g.requires_grad
     with torch.enable_grad():
-        y = y if graph and y.requires_grad else y.detach().requires_grad_()
-        g = diffusion(t, y)
+        if g is None or not y.requires_grad:
+            y = y.detach().requires_grad_()
+            g = diffusion(t, y)
         if not g.requires_grad:
             return g, torch.zeros_like(g)
         (slope,) = torch.autograd.grad(
             g, y, g if graph else g.detach(), create_graph=graph, allow_unused=True
         )
-    if slope is None:
-        slope = torch.zeros_like(g)
+    slope = torch.zeros_like(g) if slope is None else slope
     return (g, slope) if graph else (g.detach(), slope.detach())
 
 
@@ -77,6 +79,7 @@ def along(sde: SDE, t: Tensor, y: Tensor) -> Tensor:
     Returns:
         shape (batch, d, channels, channels); element [:, :, i, j] is ``(G_i . grad) G_j``.
     """
+    y = y.contiguous()
     columns = sde.diffusion(t, y).unbind(2)
     pushed = [
         torch.func.jvp(lambda y: sde.diffusion(t, y), (y,), (column,))[1] for column in columns

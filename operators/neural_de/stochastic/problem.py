@@ -120,8 +120,8 @@ class StochasticProblem:
         )
 
     def _shapes(self) -> None:
-        """Look at what the fields give at the start, on the first sample."""
-        sde, y = self.sde, self.start[:2].detach()
+        """Look at what the fields give at the start."""
+        sde, y = self.sde, self.start.detach()
         t = self.times[:1].to(y.dtype).expand(len(y))
         with torch.no_grad():
             f, g = sde.drift(t, y), sde.diffusion(t, y)
