@@ -20,6 +20,9 @@ Norm: TypeAlias = Callable[[Tensor], Tensor]
 TINY = 1e-12
 """Smallest error, in units of the tolerance, that the controller looks at."""
 
+SMALLEST = 1e-30
+"""Tolerance in place of zero, so that a state of zero without an error is not 0 / 0."""
+
 
 def root_mean_square(scaled: Tensor) -> Tensor:
     """Root mean square over the components of each sample: (batch, d) gives (batch,)."""
@@ -124,7 +127,8 @@ class PID:
 
     def size(self, error: Tensor, before: Tensor, after: Tensor) -> Tensor:
         """Norm of the error in units of the tolerance, shape (batch,), float64."""
-        scale = torch.maximum(before.abs(), after.abs()).mul_(self.rtol).add_(self.atol)
+        scale = torch.maximum(before.abs(), after.abs()).mul_(self.rtol)
+        scale = scale.add_(max(self.atol, SMALLEST))
         return (self.norm or root_mean_square)(error / scale).double()
 
     def gains(self, order: int, device: torch.device) -> Tensor:
@@ -144,7 +148,7 @@ class PID:
             sign: direction of time, 1 or -1.
         """
         norm = self.norm or root_mean_square
-        scale = y.abs() * self.rtol + self.atol
+        scale = y.abs() * self.rtol + max(self.atol, SMALLEST)
         before = slope(t.to(y.dtype), y)
         size, speed = norm(y / scale).double(), norm(before / scale).double()
         small = (size < 1e-5) | (speed < 1e-5)
@@ -156,6 +160,8 @@ class PID:
         flat = largest <= 1e-15
         power = (0.01 / torch.where(flat, 1.0, largest)) ** (1 / k)
         step = torch.where(flat, (guess * 1e-3).clamp(min=1e-6), power)
+        # The guess may have left the domain of the field: a smaller step may not.
+        step = torch.where(torch.isfinite(step), step, 0.01 * guess)
         return torch.minimum(100 * guess, step)
 
 

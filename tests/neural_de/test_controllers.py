@@ -118,6 +118,14 @@ def test_field_that_is_not_finite_fails_its_sample_alone():
     assert solution.successful.tolist() == [False, True, False, False]
 
 
+def test_nothing_happens_at_rest_without_an_absolute_tolerance():
+    start = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    solution = integrate(ODE(lambda t, y: -y), start, [0.0, 1.0], controller=PID(1e-6, 0.0))
+    assert (solution.outcome == Outcome.SUCCESS).all()
+    assert solution.final[0, 0] == 0
+    assert solution.final[1, 0] == pytest.approx(math.exp(-1), rel=1e-5)
+
+
 @pytest.mark.parametrize("controller", [PID(), Constant(0.01)])
 def test_failed_samples_do_not_spoil_gradients(controller):
     rate = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
