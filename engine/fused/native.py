@@ -32,7 +32,7 @@ from .formulas import Formula, composed, pulled
 if TYPE_CHECKING:
     from ..kernels import Composition
 
-__all__ = ["PROBE", "NativeLoops", "compile_composition", "compile_outer", "suits"]
+__all__ = ["PROBE", "NativeLoops", "build", "compile_composition", "compile_outer", "suits"]
 
 C_TYPES = {torch.float32: "float", torch.float64: "double"}
 WORTHWHILE = 8192
@@ -152,7 +152,7 @@ def compile_composition(
         dtype: float32 or float64.
         formula: the scalar function; None where its values and derivatives come as arrays.
     """
-    library = _build(composition_source(plan, C_TYPES[dtype], formula))
+    library = build(composition_source(plan, C_TYPES[dtype], formula))
     return None if library is None else NativeLoops(library)
 
 
@@ -224,7 +224,7 @@ def compile_outer(
         its rows. None where nothing can be compiled.
     """
     total = " + ".join(f"l{c} * r[{c} * n * {inputs} + i]" for c in range(channels))
-    library = _build(
+    library = build(
         "\n".join(
             [
                 f"typedef {C_TYPES[dtype]} real;",
@@ -299,7 +299,7 @@ def _compiler() -> tuple[str, ...] | None:
     return None
 
 
-def _build(source: str) -> ctypes.CDLL | None:
+def build(source: str) -> ctypes.CDLL | None:
     """The loaded library; its files are gone when this returns."""
     compiler = _compiler()
     if compiler is None or record.told(_GIVEN_UP):
