@@ -106,9 +106,20 @@ class LatentSDE(Generative):
         self.log_noise = nn.Parameter(torch.full((channels,), math.log(noise)), learn_noise)
         self.start_mean = nn.Parameter(torch.zeros(latent))
         self.start_log_std = nn.Parameter(torch.zeros(latent))
-        with torch.no_grad():
-            self.anchors.bias[latent:] = math.log(noise)
+        self._observe_at_first(noise)
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def _observe_at_first(self, noise: float) -> None:
+        """Before training the first latent components are the values observed."""
+        channels, latent = self.decoder.out_features, self.latent
+        self.decoder.weight.copy_(torch.eye(channels, latent))
+        self.decoder.bias.zero_()
+        self.anchors.weight.mul_(0.1)
+        size = self.summary.out_features
+        self.anchors.weight[:latent, size : size + channels] = torch.eye(latent, channels)
+        self.anchors.bias.zero_()
+        self.anchors.bias[latent:] = math.log(noise)
 
     def loss(self, batch: Series, generator: torch.Generator) -> Tensor:
         """Minus the bound on the log-likelihood, per observation, with the divergence annealed."""
