@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from residua.errors import ConfigurationError
+from residua.operators import neural_de
 from residua.operators.neural_de import (
     ODE,
     PID,
@@ -19,8 +21,9 @@ from residua.operators.neural_de import (
     Heun,
     Outcome,
     Tsit5,
-    integrate,
 )
+
+integrate = partial(neural_de.integrate, path="eager")
 
 TIMES = torch.linspace(0, 6, 13, dtype=torch.float64)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from residua.errors import ConfigurationError
+from residua.operators import neural_de
 from residua.operators.neural_de import (
     ODE,
     PID,
@@ -15,10 +17,11 @@ from residua.operators.neural_de import (
     Event,
     Outcome,
     Tsit5,
-    integrate,
     integrate_with_jumps,
 )
 from residua.operators.neural_de.crossings import root
+
+integrate = partial(neural_de.integrate, path="eager")
 
 TIGHT = PID(1e-10, 1e-12)
 G = 9.81

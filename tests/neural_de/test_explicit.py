@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from residua.errors import ConfigurationError
+from residua.operators import neural_de
 from residua.operators.neural_de import (
     ODE,
     PID,
@@ -25,9 +27,10 @@ from residua.operators.neural_de import (
     Midpoint,
     Separable,
     Tsit5,
-    integrate,
 )
 from residua.operators.neural_de.implicit_tableaus import density, elementary_weights, trees
+
+integrate = partial(neural_de.integrate, path="eager")
 
 STEPPERS = [Euler, Midpoint, Heun, Bosh3, RK4, Tsit5, Dopri5, Dopri8]
 # Steps at which truncation is well above rounding.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scipy.integrate import solve_ivp
 from torch import nn
 
 from residua.errors import ConfigurationError
+from residua.operators import neural_de
 from residua.operators.neural_de import (
     ODE,
     PID,
@@ -26,12 +28,13 @@ from residua.operators.neural_de import (
     Separable,
     SplitODE,
     Tsit5,
-    integrate,
     parameters_of,
 )
 from residua.operators.neural_de.loop import trace
 from residua.operators.neural_de.plan import replay
 from residua.operators.neural_de.problem import Problem
+
+integrate = partial(neural_de.integrate, path="eager")
 
 TIMES = torch.tensor([0.0, 0.7, 1.1, 3.0], dtype=torch.float64)
 
@@ -258,7 +261,7 @@ def test_path_and_note_are_told():
     start = torch.ones(1, 1, dtype=torch.float64)
     solution = integrate(ODE(lambda t, y: -y), start, [0.0, 1.0], path="eager")
     assert (solution.path, solution.note) == ("eager", "asked for")
-    solution = integrate(ODE(lambda t, y: -y), start, [0.0, 1.0])
+    solution = neural_de.integrate(ODE(lambda t, y: -y), start, [0.0, 1.0])
     assert solution.path in ("eager", "fused")
     assert solution.note
 
