@@ -246,11 +246,28 @@ class _Attempt:
             again = self.solved & ~solved & (self.matrix.fresh == 0)
             if bool(again.any()):
                 self._renew(again)
-                second, rescued = self._newton(time, fixed, guess, again)
-                slope = torch.where(again[:, None], second, slope)
-                solved = solved | rescued
+                slope, solved = self._retried(time, fixed, guess, slope, solved, again)
+            for _ in range(self.options.renewals):
+                again = self.solved & ~solved & torch.isfinite(slope).all(1)
+                if not bool(again.any()):
+                    break
+                self._renew(again, time, fixed + self.scale[:, None] * slope)
+                slope, solved = self._retried(time, fixed, slope, slope, solved, again)
             self.solved = self.solved & solved
         return attached(self.field, time, base, slope, self.scale)
+
+    def _retried(
+        self,
+        time: Tensor,
+        base: Tensor,
+        guess: Tensor,
+        slope: Tensor,
+        solved: Tensor,
+        rows: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Slopes and verdicts with the rows marked sought once more."""
+        second, rescued = self._newton(time, base, guess, rows)
+        return torch.where(rows[:, None], second, slope), solved | rescued
 
     def _newton(
         self, time: Tensor, base: Tensor, guess: Tensor, rows: Tensor
@@ -269,9 +286,20 @@ class _Attempt:
         self.calls += calls
         return slope, solved
 
-    def _renew(self, stale: Tensor) -> None:
-        """A new Jacobian in the rows marked, and the matrix wherever it or h have changed."""
-        self.matrix = self.matrix.refreshed(self.field, self.times[0], self.y, stale)
+    def _renew(
+        self, stale: Tensor, time: Tensor | None = None, state: Tensor | None = None
+    ) -> None:
+        """A new Jacobian in the rows marked, and the matrix wherever it or h have changed.
+
+        The Jacobian is that at the start of the step unless a time (batch,) and a state (batch, d)
+        are given.
+        """
+        if time is None or state is None:
+            self.matrix = self.matrix.refreshed(self.field, self.times[0], self.y, stale)
+        else:
+            self.matrix = self.matrix.refreshed(self.field, time, state, stale)
+            elsewhere = torch.where(stale, 0.0, self.matrix.fresh)
+            self.matrix = replace(self.matrix, fresh=elsewhere)
         drift = (self.scale - self.matrix.scale).abs() > self.options.reuse * self.scale.abs()
         self.matrix = self.matrix.factorised(self.scale, stale | (drift & self.moving))
 

@@ -97,6 +97,8 @@ class ImplicitTableau:
         explicit: rows of the explicit stage matrix, without the diagonal, or None.
         filtered: the error estimate is multiplied by (I - h gamma J)^-1. An embedded method that
             does not damp infinitely stiff components would see errors where the solution has none.
+            Only where the method itself damps the error in the same way: it does not in an additive
+            pair, whose next state is none of the stages.
     """
 
     name: str
@@ -313,7 +315,6 @@ def _kencarp4() -> ImplicitTableau:
         order=4,
         error_order=3,
         dense_order=3,
-        filtered=True,
     )
 
 

@@ -13,12 +13,14 @@ implicit function theorem: one evaluation with a graph, and one linear solve in 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ...errors import ConfigurationError
 
@@ -37,12 +39,15 @@ class Newton:
         refresh: the Jacobian is computed anew when the error of an iteration is more than this
             times that of the one before.
         reuse: the matrix is factorised anew when h has changed by more than this fraction.
+        renewals: how often the Jacobian is computed at the last iterate, before a stage is given up
+            that does not converge with the one of the start of the step.
     """
 
     accuracy: float = 1e-2
     limit: int = 10
     refresh: float = 3e-2
     reuse: float = 2e-2
+    renewals: int = 3
 
     def __post_init__(self) -> None:
         for name in ("accuracy", "refresh"):
@@ -198,9 +203,9 @@ class Matrix:
             factorisations=self.factorisations + rows,
         )
 
-    def solve(self, right: Tensor) -> Tensor:
-        """(I - scale J)^-1 right, shape (batch, d)."""
-        pivots = self.pivots.to(torch.int32)
+    def solve(self, right: Tensor, pivots: Tensor | None = None) -> Tensor:
+        """(I - scale J)^-1 right, shape (batch, d); `pivots` as integers where they are at hand."""
+        pivots = self.pivots.to(torch.int32) if pivots is None else pivots
         return torch.linalg.lu_solve(self.factors, pivots, right[..., None])[..., 0]
 
 
@@ -246,11 +251,13 @@ def newton(
     limit = _attainable(base, tolerance, options)
     now = _Progress(guess, rows, torch.zeros_like(rows), matrix.rate, torch.zeros_like(matrix.rate))
     size = torch.zeros_like(matrix.rate)
+    pivots = matrix.pivots.to(torch.int32)
+    length = scale[:, None]
     calls = 0
     while calls < options.limit and bool(now.running.any()):
-        residual = field(t, base + scale[:, None] * now.slope) - now.slope
-        change = matrix.solve(residual)
-        before, size = size, _size(scale[:, None] * change / tolerance)
+        residual = field(t, torch.addcmul(base, length, now.slope)) - now.slope
+        change = matrix.solve(residual, pivots)
+        before, size = size, _size(length * change / tolerance)
         now.slope = torch.where(now.running[:, None], now.slope + change, now.slope)
         calls += 1
         _judge(now, size, before, limit, calls, options)
@@ -294,10 +301,8 @@ def _attainable(base: Tensor, tolerance: Tensor, options: Newton) -> Tensor:
 
 
 def _size(scaled: Tensor) -> Tensor:
-    """Root mean square of each row (batch, d), in floats that do not overflow."""
-    largest = scaled.abs().amax(1)
-    safe = torch.where((largest > 0) & torch.isfinite(largest), largest, 1.0)
-    return (scaled / safe[:, None]).square().mean(1).sqrt() * safe
+    """Root mean square of each row (batch, d)."""
+    return torch.linalg.vector_norm(scaled, dim=1) / math.sqrt(scaled.shape[1])
 
 
 class _Solution(torch.autograd.Function):
@@ -312,7 +317,10 @@ class _Solution(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
         base, slope, t, scale = ctx.saved_tensors
         state = base + scale[:, None] * slope
         # A row that rests or failed has no gradient to give, and perhaps a state without Jacobian.
@@ -330,7 +338,8 @@ def attached(field: Field, t: Tensor, base: Tensor, slope: Tensor, scale: Tensor
 
     With v = f(t, base + scale s*) at fixed s*, ds = (I - scale J)^-1 dv, where dv is what autograd
     knows of v. J is computed at the solution itself: the frozen one of the iteration would give a
-    gradient as wrong as it is out of date. Can be differentiated twice.
+    gradient as wrong as it is out of date. Cannot be differentiated twice: the value does not know
+    how s* moves.
 
     Args:
         field: f(t, y).
