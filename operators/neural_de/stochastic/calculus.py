@@ -57,20 +57,25 @@ def with_slope(diffusion: Field, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
     Component i of g must depend on component i of y only; see `check_diagonal`.
     """
-    # Only where a gradient is asked for by someone else, the slope is part of a graph.
-    g = diffusion(t, y) if torch.is_grad_enabled() else None
-    graph = g is not None and g.requires_grad
-    with torch.enable_grad():
-        if g is None or not y.requires_grad:
-            y = y.detach().requires_grad_()
-            g = diffusion(t, y)
-        if not g.requires_grad:
-            return g, torch.zeros_like(g)
-        (slope,) = torch.autograd.grad(
-            g, y, g if graph else g.detach(), create_graph=graph, allow_unused=True
-        )
+    g, y, graph = _watched(diffusion, t, y)
+    if not g.requires_grad:
+        return g, torch.zeros_like(g)
+    (slope,) = torch.autograd.grad(
+        g, y, g if graph else g.detach(), create_graph=graph, allow_unused=True
+    )
     slope = torch.zeros_like(g) if slope is None else slope
     return (g, slope) if graph else (g.detach(), slope.detach())
+
+
+def _watched(diffusion: Field, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """The diffusion, the y its graph leads to, and whether others ask for gradients of it."""
+    g = diffusion(t, y) if torch.is_grad_enabled() else None
+    graph = g is not None and g.requires_grad
+    if g is None or not y.requires_grad:
+        with torch.enable_grad():
+            y = y.detach().requires_grad_()
+            g = diffusion(t, y)
+    return g, y, graph
 
 
 def along(sde: SDE, t: Tensor, y: Tensor) -> Tensor:
@@ -79,10 +84,19 @@ def along(sde: SDE, t: Tensor, y: Tensor) -> Tensor:
     Returns:
         shape (batch, d, channels, channels); element [:, :, i, j] is ``(G_i . grad) G_j``.
     """
-    y = y.contiguous()
-    columns = sde.diffusion(t, y).unbind(2)
+    g, y, graph = _watched(sde.diffusion, t, y)
+    none = g.new_zeros(*g.shape, g.shape[2])
+    if not g.requires_grad:
+        return none
+    # The product of the Jacobian with a vector is the derivative, by v, of that of v with it.
+    v = torch.zeros_like(g, requires_grad=True)
+    (pulled,) = torch.autograd.grad(g, y, v, create_graph=True, allow_unused=True)
+    if pulled is None or not pulled.requires_grad:
+        return none
+    columns = (g if graph else g.detach()).unbind(2)
     pushed = [
-        torch.func.jvp(lambda y: sde.diffusion(t, y), (y,), (column,))[1] for column in columns
+        torch.autograd.grad(pulled, v, column, retain_graph=True, create_graph=graph)[0]
+        for column in columns
     ]
     return torch.stack(pushed, dim=2)
 
