@@ -1,6 +1,6 @@
 """Neural ordinary, controlled and stochastic differential equations on a native integrator.
 
-What is integrated (`terms`), the rule of a step (`explicit`, `symplectic`), its length
+What is integrated (`terms`), the rule of a step (`explicit`, `symplectic`, `implicit`, `imex`), its length
 (`controllers`) and how gradients are had (`adjoints`) are chosen separately and handed to
 `integrate`.
 """
@@ -22,9 +22,13 @@ from .explicit import (
     Midpoint,
     Tsit5,
 )
+from .fixed_points import Equilibrium, FixedPointOptions, fixed_point, steady_state
 from .flow import Flow
 from .hybrid import integrate_with_jumps
+from .imex import ImplicitExplicit, KenCarp4
+from .implicit import DiagonallyImplicit, ImplicitEuler, Kvaerno3, Kvaerno5
 from .integrate import integrate
+from .newton import Newton
 from .problem import Problem
 from .solution import Crossings, Outcome, Solution, Statistics
 from .steppers import Step, Stepper
@@ -32,6 +36,17 @@ from .symplectic import Leapfrog
 from .terms import ODE, SDE, Separable, SplitODE, Term, parameters_of
 
 __all__ = [
+    "DiagonallyImplicit",
+    "Equilibrium",
+    "FixedPointOptions",
+    "ImplicitEuler",
+    "ImplicitExplicit",
+    "KenCarp4",
+    "Kvaerno3",
+    "Kvaerno5",
+    "Newton",
+    "fixed_point",
+    "steady_state",
     "ODE",
     "PID",
     "RK4",
