@@ -1,7 +1,7 @@
 """Neural ordinary, controlled and stochastic differential equations on a native integrator.
 
-What is integrated (`terms`), the rule of a step (`explicit`, `symplectic`, `implicit`, `imex`), its length
-(`controllers`) and how gradients are had (`adjoints`) are chosen separately and handed to
+What is integrated (`terms`), the rule of a step (`explicit`, `symplectic`, `implicit`, `imex`), its
+length (`controllers`) and how gradients are had (`adjoints`) are chosen separately and handed to
 `integrate`.
 """
 
@@ -36,17 +36,6 @@ from .symplectic import Leapfrog
 from .terms import ODE, SDE, Separable, SplitODE, Term, parameters_of
 
 __all__ = [
-    "DiagonallyImplicit",
-    "Equilibrium",
-    "FixedPointOptions",
-    "ImplicitEuler",
-    "ImplicitExplicit",
-    "KenCarp4",
-    "Kvaerno3",
-    "Kvaerno5",
-    "Newton",
-    "fixed_point",
-    "steady_state",
     "ODE",
     "PID",
     "RK4",
@@ -55,19 +44,28 @@ __all__ = [
     "Constant",
     "Crossings",
     "DenseOutput",
+    "DiagonallyImplicit",
     "Direct",
     "Dopri5",
     "Dopri8",
+    "Equilibrium",
     "Euler",
     "Event",
     "ExplicitRungeKutta",
+    "FixedPointOptions",
     "Flow",
     "Hermite",
     "Heun",
+    "ImplicitEuler",
+    "ImplicitExplicit",
     "Interpolant",
+    "KenCarp4",
+    "Kvaerno3",
+    "Kvaerno5",
     "Leapfrog",
     "Line",
     "Midpoint",
+    "Newton",
     "Outcome",
     "Problem",
     "Separable",
@@ -78,7 +76,9 @@ __all__ = [
     "Stepper",
     "Term",
     "Tsit5",
+    "fixed_point",
     "integrate",
     "integrate_with_jumps",
     "parameters_of",
+    "steady_state",
 ]
