@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from residua.errors import ConfigurationError
+from residua.operators.neural_de.stochastic import brownian, native
 from residua.operators.neural_de.stochastic.brownian import (
     AREA,
     Counted,
@@ -67,6 +68,22 @@ def test_numbers_do_not_depend_on_order_block_or_companions():
     assert torch.equal(block[..., :2], normals(9, 3, 13, samples, 2))
     assert not torch.equal(block, normals(10, 3, 13, samples, 3))
     assert not torch.equal(block, normals(9, 3, 13, samples, 3, AREA))
+
+
+def test_compiled_numbers_are_those_of_torch(monkeypatch):
+    arguments = (2**64 - 3, 5, 70, torch.tensor([0, 3, 2**32 - 1]).repeat(50), 3, 4)
+    expected = brownian._by_torch(*arguments)
+    if native.trusted(brownian._compared):
+        found = native.fill(*arguments)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
+        assert not torch.equal(native.fill(2**64 - 2, *arguments[1:]), found)
+    numbers = torch.tensor([[7], [2**31 + 1]])
+    made = brownian.couples(9, numbers, arguments[3], 3, 4)
+    # Without a compiler torch's operations do the work.
+    monkeypatch.setenv("RESIDUA_NATIVE", "0")
+    assert not native.trusted(brownian._compared)
+    assert torch.equal(normals(arguments[0], 20, 260, *arguments[3:]), expected)
+    torch.testing.assert_close(brownian.couples(9, numbers, arguments[3], 3, 4), made)
 
 
 def test_numbers_are_normal_and_independent():
