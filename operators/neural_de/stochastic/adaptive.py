@@ -10,6 +10,7 @@ along the path; it bounds the error at the end as little as tolerances of ordina
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -85,68 +86,122 @@ def _trace(
     problem: StochasticProblem, controller: PID, tree: BrownianTree, order: float, max_steps: int
 ) -> tuple[list[_Taken], Tensor, Statistics]:
     """All attempts that some sample kept, without a graph."""
-    y, times = problem.start, problem.times.to(problem.start.device)
-    batch, sign = len(y), 1.0 if times[-1] > times[0] else -1.0
-    span = float((times[-1] - times[0]).abs())
-    t = times[0].expand(batch).clone()
-    h = torch.full_like(t, min(controller.first or 0.01 * span, controller.largest, span))
-    target = torch.ones(batch, dtype=torch.int64, device=y.device)
-    outcome = torch.zeros_like(target)
-    running = torch.ones_like(target, dtype=torch.bool)
-    floor = max(controller.smallest, 4 * tree.resolution)
-    # The local error falls with a power half above the order at the end.
-    gains = controller.gains(1, y.device) / (order + 0.5)
-    errors = torch.zeros(batch, 3, dtype=torch.float64, device=y.device)
-    memory = problem.stepper.begin(problem.sde, t.to(y.dtype), y)
-    path = tree.value(t)
-    steps, accepted = torch.zeros_like(target), torch.zeros_like(target)
+    loop = _Loop(problem, controller, tree, order, max_steps)
     taken: list[_Taken] = []
-    while bool(running.any()):
-        rest = (times[target] - t).abs()
+    while bool(loop.running.any()):
+        attempt = loop.advance()
+        if bool(attempt.kept.any()):
+            taken.append(attempt)
+    steps, accepted = loop.steps, loop.accepted
+    calls = steps * 3 * problem.stepper.evaluations
+    return taken, loop.outcome, Statistics(steps, accepted, steps - accepted, calls)
+
+
+class _Loop:
+    """Where all samples are; tensors are (batch,) and times float64 unless said otherwise.
+
+    Attributes:
+        t: now.
+        h: length proposed next, positive.
+        y: shape (batch, d).
+        memory: of the stepper.
+        path: value of the Brownian tree now.
+        target: number of the time asked for that comes next.
+        errors: shape (batch, 3), logarithms of the last accepted errors, newest first.
+        running: which samples are under way.
+        outcome: how they ended.
+        steps: attempts.
+        accepted: attempts that were kept.
+    """
+
+    def __init__(
+        self,
+        problem: StochasticProblem,
+        controller: PID,
+        tree: BrownianTree,
+        order: float,
+        max_steps: int,
+    ) -> None:
+        self._problem, self._controller, self._tree = problem, controller, tree
+        self._max_steps = max_steps
+        self.y = problem.start
+        self._times = problem.times.to(self.y.device)
+        first, last = float(self._times[0]), float(self._times[-1])
+        self._sign, span = math.copysign(1.0, last - first), abs(last - first)
+        self._floor = max(controller.smallest, 4 * tree.resolution)
+        # The local error falls with a power half above the order at the end.
+        self._gains = controller.gains(1, self.y.device) / (order + 0.5)
+        batch = len(self.y)
+        self.t = self._times[0].expand(batch).clone()
+        length = min(controller.first or 0.01 * span, controller.largest, span)
+        self.h = torch.full_like(self.t, length)
+        self.target = torch.ones(batch, dtype=torch.int64, device=self.y.device)
+        self.outcome = torch.zeros_like(self.target)
+        self.steps, self.accepted = self.outcome.clone(), self.outcome.clone()
+        self.running = torch.ones_like(self.target, dtype=torch.bool)
+        self.errors = torch.zeros(batch, 3, dtype=torch.float64, device=self.y.device)
+        self.memory = problem.stepper.begin(problem.sde, self.t.to(self.y.dtype), self.y)
+        self.path = tree.value(self.t)
+
+    def advance(self) -> _Taken:
+        """One attempt of every sample that is under way."""
+        t, rest = self.t, (self._times[self.target] - self.t).abs()
         # Not so that a sliver is left before a time asked for.
-        length = torch.where(h > 0.99 * rest, rest, torch.minimum(h, 0.5 * rest))
-        length = torch.where(running, length, 0.0)
-        signed = sign * length
-        middle, ahead = tree.value(t + 0.5 * signed), tree.value(t + signed)
+        length = torch.where(self.h > 0.99 * rest, rest, torch.minimum(self.h, 0.5 * rest))
+        length = torch.where(self.running, length, 0.0)
+        signed = self._sign * length
+        centre, end = t + 0.5 * signed, t + signed
+        middle, ahead = self._tree.value(centre), self._tree.value(end)
         halves = (
-            _cast(tree.between(path, middle, t, t + 0.5 * signed), y),
-            _cast(tree.between(middle, ahead, t + 0.5 * signed, t + signed), y),
+            _cast(self._tree.between(self.path, middle, t, centre), self.y),
+            _cast(self._tree.between(middle, ahead, centre, end), self.y),
         )
-        full, _ = _steps(problem, t, signed, y, (joined(*halves),), memory)
-        fine, after = _steps(problem, t, signed, y, halves, memory)
-        size = controller.size(fine - full, y, fine)
+        full, _ = _steps(self._problem, t, signed, self.y, (joined(*halves),), self.memory)
+        fine, memory = _steps(self._problem, t, signed, self.y, halves, self.memory)
+        kept, landed = self._judge(fine - full, fine, length, rest)
+        reached = torch.where(landed, self.target, 0)
+        self._end(landed, reached)
+        self.t = torch.where(landed, self._times[reached], torch.where(kept, end, t))
+        self.y = torch.where(kept[:, None], fine, self.y)
+        self.memory = _rows(kept, memory, self.memory)
+        self.path = _row(kept, ahead[0], self.path[0]), _row(kept, ahead[1], self.path[1])
+        return _Taken(t, signed, halves, kept, reached)
+
+    def _judge(
+        self, error: Tensor, fine: Tensor, length: Tensor, rest: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Which attempts are kept and which of them came to a time; the next lengths."""
+        control = self._controller
+        size = control.size(error, self.y, fine)
         finite = torch.isfinite(size) & torch.isfinite(fine).all(1)
         size = torch.where(finite, size, torch.inf)
-        kept = running & (size <= 1)
-        steps += running
-        accepted += kept
+        kept = self.running & (size <= 1)
+        self.steps += self.running
+        self.accepted += kept
         log = size.clamp(TINY, 1e300).log()
-        history = torch.cat((log[:, None], errors[:, :2]), dim=1)
-        factor = controller.safety * (history * gains).sum(1).exp()
-        factor = factor.clamp(controller.shrink, controller.grow)
-        factor = torch.where(kept, factor, factor.clamp(max=controller.safety))
-        errors = torch.where(kept[:, None], history, errors)
+        history = torch.cat((log[:, None], self.errors[:, :2]), dim=1)
+        factor = control.safety * (history * self._gains).sum(1).exp()
+        factor = factor.clamp(control.shrink, control.grow)
+        factor = torch.where(kept, factor, factor.clamp(max=control.safety))
+        self.errors = torch.where(kept[:, None], history, self.errors)
         landed = kept & (length >= rest)
         # A step that was cut to end at a time says little against the longer one proposed.
-        grown = torch.where(landed, torch.maximum(h, length * factor), length * factor)
-        h = torch.where(running, grown.clamp(max=controller.largest), h)
-        small = running & ~kept & (h < floor)
-        outcome = torch.where(
-            small, torch.where(finite, Outcome.STEP_TOO_SMALL, Outcome.NOT_FINITE), outcome
-        )
-        late = running & ~small & (steps >= max_steps)
-        reached = torch.where(landed, target, 0)
-        target = torch.where(landed & (target < len(times) - 1), target + 1, target)
-        done = landed & (reached == len(times) - 1)
-        outcome = torch.where(late & ~done, int(Outcome.STEP_LIMIT), outcome)
-        running = running & ~small & ~late & ~done
-        if bool(kept.any()):
-            taken.append(_Taken(t, signed, halves, kept, reached))
-        t = torch.where(landed, times[reached], torch.where(kept, t + signed, t))
-        y, memory = torch.where(kept[:, None], fine, y), _rows(kept, after, memory)
-        path = _row(kept, ahead[0], path[0]), _row(kept, ahead[1], path[1])
-    calls = steps * 3 * problem.stepper.evaluations
-    return taken, outcome, Statistics(steps, accepted, steps - accepted, calls)
+        grown = torch.where(landed, torch.maximum(self.h, length * factor), length * factor)
+        self.h = torch.where(self.running, grown.clamp(max=control.largest), self.h)
+        small = self.running & ~kept & (self.h < self._floor)
+        why = torch.where(finite, int(Outcome.STEP_TOO_SMALL), int(Outcome.NOT_FINITE))
+        self.outcome = torch.where(small, why, self.outcome)
+        self.running = self.running & ~small
+        return kept, landed
+
+    def _end(self, landed: Tensor, reached: Tensor) -> None:
+        """Which samples are done, and which have made too many attempts."""
+        last = len(self._times) - 1
+        done = landed & (reached == last)
+        late = self.running & ~done & (self.steps >= self._max_steps)
+        self.outcome = torch.where(late, int(Outcome.STEP_LIMIT), self.outcome)
+        self.running = self.running & ~late & ~done
+        self.target = torch.where(landed & ~done, self.target + 1, self.target)
 
 
 def _replay(problem: StochasticProblem, taken: list[_Taken]) -> Tensor:
