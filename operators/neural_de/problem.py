@@ -35,6 +35,7 @@ class Problem:
         max_steps: attempts of a sample before it is given up.
         since: shape (batch,), float64: where a sample begins later than the first time. Its states
             before are NaN.
+        compiled: what the compiled path has found for it.
         sign: direction of time, 1 or -1.
 
     Raises:
@@ -50,6 +51,7 @@ class Problem:
     dense: bool = False
     max_steps: int = 4096 * 4
     since: Tensor | None = None
+    compiled: Any = None
     sign: float = field(init=False, default=1.0)
 
     def __post_init__(self) -> None:

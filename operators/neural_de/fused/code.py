@@ -297,7 +297,7 @@ def _power(writer: _Writer, node: fx.Node) -> Value:
 
 
 def _product(x: str, power: int) -> str:
-    """x to a whole power, by squaring where torch squares too."""
+    """Text of x to a whole power, by squaring where torch squares too."""
     if power == 1:
         return x
     if power % 2:
@@ -363,9 +363,9 @@ def _expanded(writer: _Writer, node: fx.Node) -> Value:
 
 
 def _selected(writer: _Writer, node: fx.Node) -> Value:
-    value, axis, index = writer.value(node.args[0]), *node.args[1:3]
-    axis = int(axis) % len(value.shape)
-    index = int(index) % value.shape[axis]
+    value, place = writer.value(node.args[0]), node.args[1:3]
+    axis, index = (int(a) for a in place)  # type: ignore[arg-type]
+    axis, index = axis % len(value.shape), index % value.shape[axis]
     keep = [a for a in range(len(value.shape)) if a != axis]
     return Value(value.base, value.varying, tuple(value.shape[a] for a in keep),
                  tuple(value.strides[a] for a in keep),
@@ -515,7 +515,7 @@ def _scattered(writer: _Writer, node: fx.Node) -> Value:
     result = writer.copied(base)
     packet = node.target.overloadpacket  # type: ignore[union-attr]
     arguments = [*node.args[2:], *[None] * 4]
-    axis = int(arguments[0] or 0) % len(base.shape)
+    axis = int(arguments[0] or 0) % len(base.shape)  # type: ignore[arg-type]
     strides = list(result.strides)
     if packet is aten.select_scatter:
         index = int(arguments[1]) % base.shape[axis]

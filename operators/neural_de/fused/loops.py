@@ -98,6 +98,11 @@ static void inside(const vec *y, vec (*k)[D], double length, double theta, int l
     }
 }
 
+static void keep_slopes(vec (*k)[D], int l, real *to)
+{
+    for (int s = 0; s < STAGES; s++) for (int d = 0; d < D; d++) to[s * D + d] = k[s][d][l];
+}
+
 static void gather(const real *rows, long batch, long block, vec *out)
 {
     for (int l = 0; l < LANES; l++) {
@@ -122,6 +127,8 @@ static dvec first_step(const controller *c, const real *const *constants, dvec t
     const dmask flat = largest <= DSPLAT(1e-15);
     const dvec power = dexp(dlog(0.01 / dselect(flat, DSPLAT(1), largest)) / c->order);
     dvec step = dselect(flat, dmax(guess * 1e-3, DSPLAT(1e-6)), power);
+    /* The guess may have left the domain of the field. */
+    step = dselect(largest < DSPLAT(INFINITY), step, 0.01 * guess);
     step = dmin(100.0 * guess, step);
     return dmax(dmin(step, DSPLAT(c->largest)), DSPLAT(c->smallest));
 }
@@ -130,6 +137,7 @@ typedef struct {
     long capacity;
     double *starts, *steps;  /* (batch, capacity) */
     real *states;            /* (batch, capacity, D), at the beginning of each accepted step */
+    real *slopes;            /* (batch, capacity, STAGES, D), its stages but the last */
     int *which;              /* (batch, n), in which step a time lies */
     double *theta;           /* (batch, n), where in it */
 } tape;
@@ -212,6 +220,7 @@ static int adaptive_block(long block, long batch, const real *start, const doubl
                     record->starts[place] = t[l];
                     record->steps[place] = length[l];
                     for (int d = 0; d < D; d++) record->states[place * D + d] = y[d][l];
+                    keep_slopes(k, l, record->slopes + place * STAGES * D);
                 } else overflow = 1;
             }
             while (next[l] < n && c->sign * times[next[l]] <= c->sign * moved[l]) {
@@ -261,7 +270,7 @@ int adaptive(long batch, int threads, const real *start, const double *times, lo
 /* Known steps, the same for all samples; steps and starts (count,), where the times lie (n,). */
 void known(long batch, int threads, const real *start, long count, const double *starts,
     const double *steps, long n, const int *which, const double *theta,
-    const real *const *constants, real *states, real *tape_states)
+    const real *const *constants, real *states, real *tape_states, real *tape_slopes)
 {
     const long blocks = (batch + LANES - 1) / LANES;
     #pragma omp parallel for num_threads(threads) if(threads > 1 && blocks > 8)
@@ -274,8 +283,10 @@ void known(long batch, int threads, const real *start, long count, const double 
             stages(constants, DSPLAT(starts[m]), DSPLAT(steps[m]), y, k, to);
             for (int l = 0; l < LANES && block * LANES + l < batch; l++) {
                 const long row = block * LANES + l;
-                if (tape_states) for (int d = 0; d < D; d++)
-                    tape_states[(row * count + m) * D + d] = y[d][l];
+                if (tape_states) {
+                    for (int d = 0; d < D; d++) tape_states[(row * count + m) * D + d] = y[d][l];
+                    keep_slopes(k, l, tape_slopes + (row * count + m) * STAGES * D);
+                }
                 for (long j = next; j < n && which[j] == m; j++)
                     inside(y, k, steps[m], theta[j], l, to, states + (row * n + j) * D);
             }
@@ -289,7 +300,7 @@ BACKWARD = r"""
 /* The derivative of everything above by the start and the constants, step by step from the end.
    Steps, and where times lie, by sample, or (shared) the same for all. */
 void backward(long batch, int threads, long n, long capacity, int shared, const long long *count,
-    const double *starts, const double *steps, const real *tape_states, const real *start,
+    const double *starts, const double *steps, const real *tape_states, const real *tape_slopes,
     const int *which, const double *theta, const real *const *constants, const real *given,
     real *by_start, real *by_constants)
 {
@@ -299,9 +310,8 @@ void backward(long batch, int threads, long n, long capacity, int shared, const 
         vec *sums = NULL;
         if (posix_memalign((void **)&sums, sizeof(vec), (PARAMETERS + 1) * sizeof(vec))) abort();
         memset(sums, 0, (PARAMETERS + 1) * sizeof(vec));
-        vec adjoint[D], y[D], rest[D], k[STAGES + 1][D], by[STAGES + 1][D], at[STAGES + 1][D];
+        vec adjoint[D], y[D], k[STAGES][D], by[STAGES + 1][D], at[STAGES + 1][D];
         vec pulled[D], base[D];
-        gather(start, batch, block, rest);
         memset(adjoint, 0, sizeof adjoint);
         long last = 0, column[LANES];
         for (int l = 0; l < LANES; l++) {
@@ -312,26 +322,31 @@ void backward(long batch, int threads, long n, long capacity, int shared, const 
         for (long m = last - 1; m >= 0; m--) {
             dvec t, h;
             vec active;
+            long some = 0;
             for (int l = 0; l < LANES; l++) {
-                const long row = block * LANES + l < batch ? block * LANES + l : batch - 1;
-                const int is = block * LANES + l < batch && m < count[shared ? 0 : row];
+                const long row = block * LANES + l;
+                active[l] = row < batch && m < count[shared ? 0 : row];
+                if (active[l] != 0) some = row;
+            }
+            /* A lane that rests does what another does, by a step of zero: so nothing it meets is
+               not finite, and nothing comes of it. */
+            for (int l = 0; l < LANES; l++) {
+                const long row = active[l] != 0 ? block * LANES + l : some;
                 const long place = (shared ? 0 : row * capacity) + m;
-                active[l] = is;
-                t[l] = is ? starts[place] : starts[shared ? 0 : row * capacity];
-                h[l] = is ? steps[place] : 0;
-                for (int d = 0; d < D; d++)
-                    y[d][l] = is ? tape_states[(row * capacity + m) * D + d] : rest[d][l];
+                t[l] = starts[place];
+                h[l] = active[l] != 0 ? steps[place] : 0;
+                const real *slopes = tape_slopes + (row * capacity + m) * STAGES * D;
+                for (int d = 0; d < D; d++) {
+                    y[d][l] = tape_states[(row * capacity + m) * D + d];
+                    for (int s = 0; s < STAGES; s++) k[s][d][l] = slopes[s * D + d];
+                }
             }
             const vec length = __builtin_convertvector(h, vec);
-            slope(constants, t, y, k[0]);
             for (int d = 0; d < D; d++) at[0][d] = y[d];
-            for (int s = 1; s < STAGES + 1; s++) {
-                for (int d = 0; d < D; d++) {
-                    vec sum = SPLAT(0);
-                    for (int j = 0; j < s; j++) if (A[s - 1][j] != 0) sum += k[j][d] * A[s - 1][j];
-                    at[s][d] = y[d] + length * sum;
-                }
-                if (s < STAGES) slope(constants, t + h * NODES[s], at[s], k[s]);
+            for (int s = 1; s <= STAGES; s++) for (int d = 0; d < D; d++) {
+                vec sum = SPLAT(0);
+                for (int j = 0; j < s; j++) if (A[s - 1][j] != 0) sum += k[j][d] * A[s - 1][j];
+                at[s][d] = y[d] + length * sum;
             }
             memset(by, 0, sizeof by);
             memset(base, 0, sizeof base);
@@ -340,9 +355,9 @@ void backward(long batch, int threads, long n, long capacity, int shared, const 
                 const long row = block * LANES + l;
                 if (row >= batch || active[l] == 0) continue;
                 const long first = shared ? 0 : row * n;
-                while (column[l] > 0 && (which[first + column[l]] > m || which[first + column[l]] < 0))
-                    column[l]--;
-                for (; column[l] > 0 && which[first + column[l]] == m; column[l]--) {
+                const int *lies = which + first;
+                while (column[l] > 0 && (lies[column[l]] > m || lies[column[l]] < 0)) column[l]--;
+                for (; column[l] > 0 && lies[column[l]] == m; column[l]--) {
                     const real *g = given + (row * n + column[l]) * D;
                     const double place = theta[first + column[l]];
                     if (place >= 1) { for (int d = 0; d < D; d++) adjoint[d][l] += g[d]; continue; }

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ....engine.fused import record as engine_record
-from ..controllers import PID
+from ..adjoints.direct import Direct
+from ..controllers import PID, SMALLEST
 from ..explicit import ExplicitRungeKutta
 from ..plan import lockstep
 from ..problem import Problem
@@ -23,8 +26,6 @@ __all__ = ["available", "solve_fused"]
 
 WIDEST = 256
 """Components of a state up to which compiled code is tried: above, torch's products are faster."""
-STEPS = 64
-"""Accepted steps of a sample that room is made for at first."""
 
 _known: weakref.WeakKeyDictionary[Any, dict[Any, Compiled | str]] = weakref.WeakKeyDictionary()
 
@@ -35,6 +36,7 @@ def available(problem: Problem) -> str | None:
     if reason is not None:
         return reason
     found = _compiled(problem)
+    problem.compiled = found
     return found if isinstance(found, str) else None
 
 
@@ -55,8 +57,17 @@ def _unfit(problem: Problem) -> str | None:
         (not isinstance(getattr(controller, "rtol", 0.0), float | int), "tolerances by component"),
         (not isinstance(getattr(controller, "atol", 0.0), float | int), "tolerances by component"),
         (len(start) == 0, "there is no sample"),
+        (_too_many(problem), "the largest number of steps is kept eagerly"),
     )
     return next((reason for wrong, reason in checks if wrong), None)
+
+
+def _too_many(problem: Problem) -> bool:
+    """Whether known steps are more than the problem allows."""
+    if isinstance(problem.controller, PID):
+        return False
+    span = abs(float(problem.times[-1] - problem.times[0]))
+    return span / problem.controller.step > problem.max_steps * (1 - 1e-9)
 
 
 def _compiled(problem: Problem) -> Compiled | str:
@@ -95,11 +106,11 @@ def _current(found: Compiled, problem: Problem) -> bool:
 
 def solve_fused(problem: Problem) -> Solution:
     """Integrate; `available` has said that it can be done."""
-    found = _compiled(problem)
+    found = problem.compiled or _compiled(problem)
     assert isinstance(found, Compiled)
     constants = found.constants()
     run = _Run(found, problem)
-    if problem.differentiable:
+    if found.gradient:
         states = _Integration.apply(run, problem.start, *constants)
     else:
         states = run.forward(problem.start.detach(), constants, keep=False)
@@ -140,31 +151,33 @@ class _Run:
         batch, n, d = states.shape
         times = problem.times.contiguous()
         settings = Controller(
-            control.rtol, control.atol, control.p, control.i, control.d, control.safety,
-            control.shrink, control.grow, control.smallest, min(control.largest, 1e300),
+            control.rtol, max(control.atol, SMALLEST), control.p, control.i, control.d,
+            control.safety, control.shrink, control.grow, control.smallest,
+            min(control.largest, 1e300),
             control.first or 0.0, problem.sign, float(times[-1]), problem.stepper.error_order,
         )  # fmt: skip
         counts = torch.zeros(3, batch, dtype=torch.int64)
-        capacity = getattr(self.found, "capacity", STEPS) if keep else 0
+        capacity = self.found.capacity if keep else 0
         pointers = self.found.pointers(held)
         while True:
             room = {
                 "starts": torch.empty(batch, capacity, dtype=torch.float64),
                 "steps": torch.empty(batch, capacity, dtype=torch.float64),
                 "states": start.new_empty(batch, capacity, d),
+                "slopes": start.new_empty(batch, capacity, problem.stepper.evaluations, d),
                 "which": torch.full((batch, n), -1, dtype=torch.int32),
                 "theta": torch.zeros(batch, n, dtype=torch.float64),
             }
             tape = Tape(capacity, *(value.data_ptr() for value in room.values()))
             full = self.found.library.adaptive(
                 batch, torch.get_num_threads(), start.data_ptr(), times.data_ptr(), n,
-                _address(settings), problem.max_steps, pointers, states.data_ptr(),
-                *(row.data_ptr() for row in counts), _address(tape),
+                ctypes.addressof(settings), problem.max_steps, pointers, states.data_ptr(),
+                *(row.data_ptr() for row in counts), ctypes.addressof(tape),
             )  # fmt: skip
             if not full:
                 break
             capacity = int(counts[2].max())
-            self.found.capacity = capacity + capacity // 4  # type: ignore[attr-defined]
+            self.found.capacity = capacity = capacity + capacity // 4
         self.outcome, tried, done = counts
         calls = tried * problem.stepper.evaluations + (1 if control.first else 2)
         self.statistics = Statistics(tried, done, tried - done, calls)
@@ -184,11 +197,13 @@ class _Run:
                 which[column] = number
                 if selection.theta is not None:
                     theta[column] = selection.theta[0]
-        tape = start.new_empty(batch, count, d) if keep else None
+        room = count if keep else 0
+        tape = start.new_empty(batch, room, d)
+        slopes = start.new_empty(batch, room, problem.stepper.evaluations, d)
         self.found.library.known(
             batch, torch.get_num_threads(), start.data_ptr(), count, starts.data_ptr(),
             steps.data_ptr(), n, which.data_ptr(), theta.data_ptr(), self.found.pointers(held),
-            states.data_ptr(), None if tape is None else tape.data_ptr(),
+            states.data_ptr(), tape.data_ptr() or None, slopes.data_ptr() or None,
         )  # fmt: skip
         zeros = torch.zeros(batch, dtype=torch.int64)
         taken = zeros + count
@@ -198,7 +213,8 @@ class _Run:
         states.masked_fill_(~finite[..., None], torch.nan)
         self.outcome = torch.where(finite[:, -1], 0, 3)
         self.tape = {
-            "starts": starts, "steps": steps, "states": tape, "which": which, "theta": theta,
+            "starts": starts, "steps": steps, "states": tape, "slopes": slopes,
+            "which": which, "theta": theta,
             "capacity": count, "shared": 1, "count": torch.tensor([count]),
         }  # fmt: skip
 
@@ -206,7 +222,7 @@ class _Run:
         self, start: Tensor, constants: tuple[Tensor, ...], given: Tensor
     ) -> tuple[Tensor, list[Tensor | None]]:
         """Derivatives by start and constants, of a sum of the states weighted by `given`."""
-        tape, (batch, n, d) = self.tape, given.shape
+        tape, (batch, n, _) = self.tape, given.shape
         held = [c.contiguous() for c in constants]
         given = given.contiguous()
         by_start = torch.zeros_like(start)
@@ -215,8 +231,8 @@ class _Run:
         tape["count"] = tape["count"].contiguous()
         self.found.library.backward(
             batch, torch.get_num_threads(), n, tape["capacity"], tape["shared"],
-            *(tape[name].data_ptr() for name in ("count", "starts", "steps", "states")),
-            start.contiguous().data_ptr(), tape["which"].data_ptr(), tape["theta"].data_ptr(),
+            *(tape[name].data_ptr() for name in ("count", "starts", "steps", "states", "slopes")),
+            tape["which"].data_ptr(), tape["theta"].data_ptr(),
             self.found.pointers(held), given.data_ptr(), by_start.data_ptr(), sums.data_ptr(),
         )  # fmt: skip
         parts = iter(sums.sum(0).split(list(self.found.sizes)))
@@ -226,11 +242,23 @@ class _Run:
         ]
         return by_start, by_constants
 
+    def again(self, start: Tensor, constants: tuple[Tensor, ...], given: Tensor) -> Any:
+        """The same derivatives by torch's operations, which can be differentiated again."""
+        graph = self.found.trace.graph
+        every = (0, 0, *[None] * len(constants))
 
-def _address(structure: Any) -> int:
-    import ctypes
+        def field(t: Tensor, y: Tensor) -> Tensor:
+            rows = torch.vmap(graph, in_dims=every)
+            return rows(t[:, None], y[:, None], *constants)[:, 0]
 
-    return ctypes.addressof(structure)
+        problem = replace(self.problem, term=ODE(field), start=start, compiled=None)
+        states = Direct().solve(problem).states
+        leaves = [start, *(c for c, w in zip(constants, self.found.wanted, strict=True) if w)]
+        found = iter(
+            torch.autograd.grad(states, leaves, given, create_graph=True, allow_unused=True)
+        )
+        by_start = next(found)
+        return by_start, [next(found) if w else None for w in self.found.wanted]
 
 
 class _Integration(torch.autograd.Function):
@@ -243,8 +271,9 @@ class _Integration(torch.autograd.Function):
         return run.forward(start.detach(), constants, keep=True)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, given: Tensor) -> Any:  # type: ignore[override]
         start, *constants = ctx.saved_tensors
-        by_start, by_constants = ctx.run.backward(start, tuple(constants), given)
+        # A gradient with a graph is to be differentiated once more.
+        way = ctx.run.again if torch.is_grad_enabled() else ctx.run.backward
+        by_start, by_constants = way(start, tuple(constants), given)
         return None, by_start, *by_constants

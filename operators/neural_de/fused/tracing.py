@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -21,7 +22,7 @@ __all__ = ["Trace", "Untraceable", "adjoint_of", "trace"]
 Field = Callable[[Tensor, Tensor], Tensor]
 
 _aten = torch.ops.aten
-DECOMPOSED = get_decompositions(
+DECOMPOSED: Any = get_decompositions(
     [
         _aten.addmm, _aten.baddbmm, _aten.addcmul, _aten.addcdiv, _aten.lerp, _aten.stack,
         _aten.tanh_backward, _aten.sigmoid_backward, _aten.silu, _aten.silu_backward,
@@ -110,6 +111,7 @@ def _result(graph: fx.GraphModule) -> Tensor | None:
 
 def _lifted(recorded: fx.GraphModule, state: Tensor) -> Trace:
     """The trace with what the field holds as inputs, and what needs torch alone taken out."""
+    _merge_constants(recorded)
     recorded.graph.eliminate_dead_code()
     nodes = list(recorded.graph.nodes)
     held: dict[str, Tensor] = {}
@@ -138,6 +140,16 @@ def _lifted(recorded: fx.GraphModule, state: Tensor) -> Trace:
     main = fx.GraphModule({}, graph)
     tensors = tuple(held[name] for name in names)
     return Trace(main, tensors, prelude, shapes, state.shape[1], state.dtype)
+
+
+def _merge_constants(recorded: fx.GraphModule) -> None:
+    """One node for every tensor held, however often it is used."""
+    first: dict[int, fx.Node] = {}
+    for node in list(recorded.graph.nodes):
+        if node.op == "get_attr":
+            kept = first.setdefault(id(getattr(recorded, str(node.target))), node)
+            if kept is not node:
+                node.replace_all_uses_with(kept)
 
 
 def _prelude(
