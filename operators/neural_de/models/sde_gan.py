@@ -91,6 +91,8 @@ class SDEGAN(Generative):
         near = (first + 1).clamp(max=count - 1)
         half = torch.arange(self.windows, device=real.device) < self.windows // 2
         second = torch.where(half, near, second)
+        # The law of the start decides about all that follows: it is looked at in every call.
+        first[-1], second[-1] = 0, count - 1
         pairs = [
             torch.cat((paths[:, first], paths[:, second] - paths[:, first]), dim=2).transpose(0, 1)
             for paths in (fake, real)
