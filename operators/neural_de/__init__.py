@@ -7,7 +7,14 @@ length (`controllers`) and how gradients are had (`adjoints`) are chosen separat
 
 from __future__ import annotations
 
-from .adjoints.direct import Direct
+from .adjoints import (
+    Backsolve,
+    Checkpointed,
+    Direct,
+    Interpolated,
+    McCallumFoster,
+    Reversible,
+)
 from .controllers import PID, Constant
 from .dense import DenseOutput, Hermite, Interpolant, Line
 from .events import Event
@@ -36,6 +43,11 @@ from .symplectic import Leapfrog
 from .terms import ODE, SDE, Separable, SplitODE, Term, parameters_of
 
 __all__ = [
+    "Reversible",
+    "McCallumFoster",
+    "Interpolated",
+    "Checkpointed",
+    "Backsolve",
     "ODE",
     "PID",
     "RK4",

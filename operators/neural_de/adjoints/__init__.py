@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from .checkpointed import Checkpointed
+from .continuous import Backsolve, Interpolated
 from .direct import Direct
+from .reversible import McCallumFoster, Reversible
 
-__all__ = ["Direct"]
+__all__ = ["Backsolve", "Checkpointed", "Direct", "Interpolated", "McCallumFoster", "Reversible"]
