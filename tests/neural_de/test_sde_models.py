@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import pytest
 import torch
@@ -16,24 +15,16 @@ from residua.operators.neural_de.models.sde_gan import SDEGAN, energy_distance
 from residua.operators.neural_de.stochastic import Counted, integrate_sde
 from residua.operators.neural_de.stochastic.moments import marginal_errors
 from residua.operators.neural_de.terms import SDE
+from residua.operators.neural_de.trajectories.series import Series
 
 DOUBLE = torch.float64
 
 
-@dataclass
-class Data:
-    """What the models look at of a series."""
-
-    times: Tensor
-    values: Tensor
-    lengths: Tensor
-    labels: Tensor | None = None
-
-    def rows(self, index: Tensor) -> Data:
-        return Data(self.times[index], self.values[index], self.lengths[index])
+def chosen(series: Series, index: Tensor) -> Series:
+    return Series(series.times[index], series.values[index], series.lengths[index])
 
 
-def ornstein(count: int, n: int = 12, seed: int = 1) -> tuple[Data, Tensor, Tensor]:
+def ornstein(count: int, n: int = 12, seed: int = 1) -> tuple[Series, Tensor, Tensor]:
     """Paths of dy = (0.3 t - y) dt / 2 + 0.6 dW, and their mean and variance."""
     generator = torch.Generator().manual_seed(seed)
     a, b, s, gap = 0.5, 0.15, 0.6, 0.4
@@ -48,16 +39,16 @@ def ornstein(count: int, n: int = 12, seed: int = 1) -> tuple[Data, Tensor, Tens
     values = (torch.stack(deviation, dim=1) + mean).float()[..., None]
     squares = torch.exp(-2 * a * t)
     variance = squares / 3 + s**2 * (1 - squares) / (2 * a)
-    data = Data(t.float().expand(count, -1), values, torch.full((count,), n))
+    data = Series(t.expand(count, -1), values, torch.full((count,), n))
     return data, mean[:, None], variance[:, None]
 
 
-def trained(model, data: Data, steps: int, rate: float = 1e-2):
+def trained(model, data: Series, steps: int, rate: float = 1e-2):
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        batch = data.rows(torch.randint(len(data.values), (128,), generator=generator))
+        batch = chosen(data, torch.randint(len(data), (128,), generator=generator))
         optimizer.zero_grad()
         model.loss(batch, generator).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -193,12 +184,12 @@ def test_gaps_and_ends_of_series_are_left_out(posterior):
     values, times = data.values.clone(), data.times.clone()
     lengths = data.lengths.clone()
     lengths[:20] = 5
-    values[:20, 5:], values[30, 3] = torch.nan, torch.nan
+    values[30, 3] = torch.nan
 
     def loss(behind: float) -> Tensor:
-        times[:20, 5:] = behind
+        times[:20, 5:], values[:20, 5:] = behind, behind
         generator = torch.Generator().manual_seed(1)
-        return model.loss(Data(times, values, lengths), generator)
+        return model.loss(Series(times, values, lengths), generator)
 
     loss(torch.nan).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

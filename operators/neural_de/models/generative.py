@@ -67,14 +67,17 @@ class Generative(nn.Module):
     @torch.no_grad()
     def standardise(self, series: Series) -> Any:
         """Take origin and unit of values and time from the data; before training."""
-        values = series.values.flatten(0, 1)
-        mean = torch.nanmean(values, dim=0)
+        values = torch.where(series.known, series.values, torch.nan).flatten(0, 1)
+        mean, variance = moments(values)
         self.shift.copy_(mean)
-        self.scale.copy_(torch.nanmean((values - mean) ** 2, dim=0).sqrt().clamp(min=1e-6))
-        index = torch.arange(series.times.shape[1], device=series.times.device)
-        times = series.times[index < series.lengths[:, None]]
+        self.scale.copy_(variance.sqrt().clamp(min=1e-6))
+        times = series.times[series.inside]
         self.clock.copy_(torch.stack((times.min(), times.max() - times.min())))
         return self
+
+    def standardised(self, series: Series) -> Tensor:
+        """Values (batch, n, channels) in units of the data, in the model's dtype."""
+        return (series.values.to(self.shift) - self.shift) / self.scale
 
     def units(self, times: Tensor) -> Tensor:
         """Times in units of the span of the data, in the model's dtype."""

@@ -131,9 +131,8 @@ class LatentSDE(Generative):
 
     def _bound(self, batch: Series, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Log-likelihood and divergence, summed over the batch, and how many values there are."""
-        values = (batch.values - self.shift) / self.scale
-        seen = ~values.isnan()
-        values = torch.where(seen, values, 0.0)
+        seen = batch.known
+        values = torch.where(seen, self.standardised(batch), 0.0)
         times = self._filled(batch)
         context = self._encode(values, seen, times)
         known = torch.cat((context, values, seen.to(values.dtype)), dim=2)

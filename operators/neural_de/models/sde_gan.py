@@ -77,7 +77,7 @@ class SDEGAN(Generative):
             DataError: the series are not complete and at common times.
         """
         times = self._times(batch)
-        real = (batch.values - self.shift) / self.scale
+        real = self.standardised(batch)
         fake = self._paths(times, len(real), generator)
         # Each time in the unit of the spread of the data there, so that all count alike.
         unit = real.std(dim=0).clamp(min=1e-3)
