@@ -36,7 +36,7 @@ def ornstein(count: int, n: int = 12, seed: int = 1) -> tuple[Series, Tensor, Te
     for _ in range(n - 1):
         noise = torch.randn(count, generator=generator, dtype=DOUBLE)
         deviation.append(decay * deviation[-1] + kick * noise)
-    values = (torch.stack(deviation, dim=1) + mean).float()[..., None]
+    values = (torch.stack(deviation, dim=1) + mean)[..., None]
     squares = torch.exp(-2 * a * t)
     variance = squares / 3 + s**2 * (1 - squares) / (2 * a)
     data = Series(t.expand(count, -1), values, torch.full((count,), n))

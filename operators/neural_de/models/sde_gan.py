@@ -162,7 +162,7 @@ class SDEGAN(Generative):
         """
         generator = torch.Generator(self.shift.device).manual_seed(seed)
         figures = self.marginals(series, mean, variance, count, generator)
-        real = series.values[:2000].flatten(1)
+        real = series.values[:2000].to(self.shift).flatten(1)
         fake = self.sample(series.times[0], len(real), generator).flatten(1)
         distance = energy_distance(fake[None], real[None]) / torch.pdist(real).mean()
         return {**figures, "energy_distance": float(distance)}
