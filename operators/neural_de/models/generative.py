@@ -1,4 +1,4 @@
-"""What models that generate series have in common: units of the data, and marginal figures."""
+"""What models of series have in common: units of the data, and figures of generated ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..stochastic.moments import marginal_errors, moments
 if TYPE_CHECKING:
     from ..trajectories.series import Series
 
-__all__ = ["Generative", "Perceptron", "normal"]
+__all__ = ["Generative", "Perceptron", "Units", "normal"]
 
 
 class Perceptron(nn.Module):
@@ -47,8 +47,8 @@ class Perceptron(nn.Module):
         return self.last(torch.cat((self.layers(x), x), dim=-1))
 
 
-class Generative(nn.Module):
-    """A model that generates paths, in the units of the data it is fitted to.
+class Units(nn.Module):
+    """A model that works in the units of the data it is fitted to.
 
     Args:
         channels: of the series.
@@ -84,6 +84,10 @@ class Generative(nn.Module):
         # The subtraction is made in the dtype of the times, which may be the finer one.
         clock = self.clock.to(times)
         return ((times - clock[0]) / clock[1]).to(self.shift.dtype)
+
+
+class Generative(Units):
+    """A model that generates paths, in the units of the data it is fitted to."""
 
     def sample(self, times: Tensor, count: int, generator: torch.Generator) -> Tensor:
         """Paths at times (n,): shape (count, n, channels)."""
