@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -61,15 +61,15 @@ def van_der_pol(jax_python: Path | None) -> dict[str, Any]:
     reference = np.stack([_reference(start) for start in starts.double().numpy()])
     control = PID(rtol=TOLERANCE, atol=TOLERANCE)
 
-    def ours(path: str) -> Solve:
+    def ours(path: Literal["auto", "eager"]) -> Solve:
         return lambda: integrate(
             ODE(_oscillator), starts, times, stepper=Dopri5(), controller=control, path=path
         )
 
     solves = {"residua": ours("auto"), "residua eager": ours("eager")}
     notes = []
+    counted = Counted(_oscillator)
     if peer := _peer("torchdiffeq", notes):
-        counted = Counted(_oscillator)
 
         def theirs() -> Tensor:
             return peer.odeint(
@@ -408,8 +408,8 @@ def _diffrax(
 
 def _apart(found: Tensor, reference: Any) -> float:
     """Relative L2 distance of all samples together."""
-    found = found.double().numpy()
-    return float(np.linalg.norm(found - reference) / np.linalg.norm(reference))
+    apart = found.double().numpy() - reference
+    return float(np.linalg.norm(apart) / np.linalg.norm(reference))
 
 
 def _compared(row: dict[str, Any], *, per_step: bool = False) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Formulas for a learned field: sparse regression and evolution."""
+"""Equations in symbols, found for a field that was learnt."""

@@ -46,7 +46,7 @@ class System:
     span: tuple[float, float]
     points: int
     parameters: Mapping[str, float]
-    make: Callable[..., tuple[Array, Array | None]]
+    make: Callable[..., tuple[Array, NDArray[np.int64] | None]]
 
 
 def generate(
@@ -203,9 +203,9 @@ def _bouncing(
 
 def _chirality(
     random: np.random.Generator, times: Array, samples: int, p: Mapping[str, float]
-) -> tuple[Array, Array]:
+) -> tuple[Array, NDArray[np.int64]]:
     """Spirals that turn left or right from a random point, decaying."""
-    labels = np.arange(samples) % 2
+    labels = np.arange(samples, dtype=np.int64) % 2
     random.shuffle(labels)
     angle = random.uniform(0, 2 * math.pi, samples)[:, None]
     size = random.uniform(0.5, 1.5, samples)[:, None] * np.exp(-p["decay"] * times)
