@@ -282,6 +282,9 @@ def _parser() -> tuple[_Parser, Mapping[str, argparse.ArgumentParser]]:
         "--fine-tune", metavar="STEPS", type=_count, default=0,
         help="also lower the residual of the equation, so many steps for each of --samples",
     )  # fmt: skip
+    evaluate.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute"
+    )
     evaluate.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
     command("list")
@@ -292,7 +295,10 @@ def _parser() -> tuple[_Parser, Mapping[str, argparse.ArgumentParser]]:
     show.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="as for solve"
     )
-    command("schema")
+    command("schema").add_argument(
+        "of", nargs="?", choices=("solve", "train"), default="solve",
+        help="which command's cases; default solve",
+    )  # fmt: skip
     benchmarks = bench.define(command("bench"))
     datasets = data.define(command("data"))
     deeper = {"bench": benchmarks, "data": datasets}
@@ -439,12 +445,18 @@ def _execute(
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from .execution.options import check_device
+
+    check_device(options.device)
+    from .execution.settings import device_of
     from .operators.evaluation.evaluate import evaluate
     from .operators.evaluation.table import lines
     from .operators.operator import load
 
+    operator = load(options.folder)
+    operator.model.to(device_of(options.device))
     found = evaluate(
-        load(options.folder), file=options.data, metrics=options.metrics, count=options.samples,
+        operator, file=options.data, metrics=options.metrics, count=options.samples,
         fine_tune=options.fine_tune,
     )  # fmt: skip
     found.save(options.folder)
@@ -471,7 +483,8 @@ def _show(options: argparse.Namespace) -> int:
 def _schema(options: argparse.Namespace) -> int:
     import json
 
-    from .schema import json_schema
+    from .schema import json_schema, operator_schema
 
-    print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+    found = json_schema() if options.of == "solve" else operator_schema()
+    print(json.dumps(found, indent=2, ensure_ascii=False))
     return 0

@@ -8,12 +8,19 @@ from __future__ import annotations
 from typing import Any
 
 from .execution.options import NAME, RunOptions
+from .operators.options import (
+    DataOptions,
+    NetworkOptions,
+    OperatorRun,
+    PhysicsOptions,
+    TrainingOptions,
+)
 from .problems import registry
 from .problems.reference_settings import METHODS
 from .solvers import any_options
 from .typed import schema
 
-__all__ = ["json_schema"]
+__all__ = ["json_schema", "operator_schema"]
 
 _EXPRESSION = {
     "type": ["number", "string"],
@@ -40,6 +47,25 @@ def json_schema() -> dict[str, Any]:
             },
             "solver": {**solver, "description": "the backend and its settings"},
             "run": {**schema(RunOptions), "description": "seed, precision, budget, output"},
+        },
+    }
+
+
+def operator_schema() -> dict[str, Any]:
+    """The schema (draft 2020-12) of a case for operators."""
+    data = schema(DataOptions)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Residua case for an operator",
+        "type": "object",
+        "required": ["data"],
+        "additionalProperties": False,
+        "properties": {
+            "data": {**data, "required": ["file"], "description": "samples, and what is learnt"},
+            "network": {**schema(NetworkOptions), "description": "the operator"},
+            "training": {**schema(TrainingOptions), "description": "how it is trained"},
+            "run": {**schema(OperatorRun), "description": "seed, precision, budget, output"},
+            "physics": {**schema(PhysicsOptions), "description": "the equation teaches too"},
         },
     }
 

@@ -10,7 +10,8 @@ import pytest
 
 from residua import yaml_source
 from residua.config import load_case
-from residua.schema import json_schema
+from residua.operators.case import make_case
+from residua.schema import json_schema, operator_schema
 
 sys.path.insert(0, str(Path(__file__).parent / "bad_cases"))
 try:
@@ -173,3 +174,21 @@ def test_references_are_valid(reference):
     case = data(BURGERS)
     case["problem"]["reference"] = reference
     assert complaints(case, SCHEMA) == []
+
+
+def test_cases_for_operators_are_held_against_their_schema():
+    """What is written in the documentation, and every default; a misspelt key is refused."""
+    docs = Path(__file__).parents[2] / "docs" / "operators.md"
+    written = yaml_source.load(
+        re.search(r"```yaml\n(.*?)```", docs.read_text("utf-8"), re.S)[1]
+    ).data
+    schema = operator_schema()
+    assert complaints(written, schema) == []
+    assert complaints(make_case(written).resolved(), schema) == []
+    for wrong in (
+        {**written, "netwrok": {}},
+        {**written, "data": {}},
+        {**written, "network": {"name": "mgno", "widht": 3}},
+        {**written, "training": {"loss": "l3"}},
+    ):
+        assert complaints(wrong, schema)
