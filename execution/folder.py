@@ -32,6 +32,8 @@ FILES = (
     "solution.vtkhdf",
     "figure.png",
     "operator.h5",
+    "model.h5",
+    "predictions.npz",
     "evaluation.json",
     "evaluation.png",
 )

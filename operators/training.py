@@ -27,6 +27,7 @@ from ..errors import ConfigurationError, DataError, DivergedError
 from .losses import relative_h1, relative_l2
 from .options import PhysicsOptions, TrainingOptions
 from .physics import Residual
+from .schedule import numbered, one_cycle, shuffled
 from .symmetries import moved
 
 __all__ = ["OperatorTrainer", "Pairs", "Trajectories", "rollout"]
@@ -168,18 +169,15 @@ class OperatorTrainer:
     @property
     def rate(self) -> float:
         """Learning rate of the next step."""
-        place = self.place
-        rise = self.schedule.warm_up
-        low, high = (0.1, 1.0) if place < rise else (1e-3, 1.0)
-        part = place / rise if place < rise else 1 - (place - rise) / max(1 - rise, 1e-12)
-        weight = (1 - math.cos(math.pi * part)) / 2
-        return self.caution * self.schedule.learning_rate * (low + (high - low) * weight)
+        return (
+            self.caution
+            * self.schedule.learning_rate
+            * one_cycle(self.place, self.schedule.warm_up)
+        )
 
     def order(self, epoch: int) -> Tensor:
         """The samples of an epoch, shuffled by seed and number."""
-        # Torch takes no seed of more than 64 bits.
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
-        return torch.randperm(len(self.data), generator=generator)
+        return shuffled(len(self.data), self.seed, epoch)
 
     def step(self, seconds_left: float) -> Progress:
         """One mini-batch."""
@@ -213,7 +211,7 @@ class OperatorTrainer:
         """A batch moved by symmetries, drawn from the seed and the number of the step alone."""
         if not self.schedule.symmetries:
             return state, targets
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.done) % 2**63)
+        generator = numbered(self.seed, self.done)
         state, *targets = moved(
             [state, *targets],
             self.schedule.symmetries,
