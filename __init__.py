@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import load, load_operator, problem, solve, train
+    from .api import load, load_operator, load_trajectory_model, problem, solve, train
     from .config import Case, load_case, make_case
     from .errors import ConfigurationError, ResiduaError
     from .problems.problem import Problem
@@ -29,6 +29,7 @@ __all__ = [
     "load",
     "load_case",
     "load_operator",
+    "load_trajectory_model",
     "make_case",
     "problem",
     "solve",
@@ -43,6 +44,7 @@ _HOMES = {
     "load": ".api",
     "load_case": ".config",
     "load_operator": ".api",
+    "load_trajectory_model": ".api",
     "make_case": ".config",
     "problem": ".api",
     "solve": ".api",

@@ -16,10 +16,12 @@ from .progress import reporter_for
 
 if TYPE_CHECKING:
     from .operators.case import OperatorCase
+    from .operators.neural_de.trajectories.case import TrajectoryCase
+    from .operators.neural_de.trajectories.fitted import TrajectoryModel
     from .operators.operator import Operator
     from .solvers.solution import Solution
 
-__all__ = ["load", "load_operator", "problem", "solve", "train"]
+__all__ = ["load", "load_operator", "load_trajectory_model", "problem", "solve", "train"]
 
 
 def problem(name: str, **parameters: float) -> Problem:
@@ -122,18 +124,19 @@ def load(folder: str | Path, problem: Problem | Mapping[str, Any] | None = None)
 
 
 def train(
-    case: OperatorCase | Mapping[str, Any] | str | Path,
+    case: OperatorCase | TrajectoryCase | Mapping[str, Any] | str | Path,
     *,
     set: Sequence[str] = (),  # noqa: A002 - the name of the option of the command
     out: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
-) -> Operator:
-    """Train an operator and return it, exactly as `residua train` does.
+) -> Operator | TrajectoryModel:
+    """Train an operator, or a model of series, and return it, exactly as `residua train` does.
 
     Args:
-        case: a case file, the mapping that would stand in one, or a ready `OperatorCase`.
+        case: a case file, the mapping that would stand in one, or a ready `OperatorCase` or
+            `TrajectoryCase`.
         set: texts such as "network.width=16", for a case file alone.
         out: run folder; runs/<name>-<hash> by default.
         resume: continue from the last checkpoint in the run folder.
@@ -146,22 +149,49 @@ def train(
         AccuracyError: `run.accuracy` was missed; the run folder is complete, see `load_operator`.
         ResiduaError: the run could not be finished.
     """
-    from .operators.case import OperatorCase, load_case, make_case
-    from .operators.run import train_case
+    from . import yaml_source
+    from .operators import case as fields
+    from .operators.neural_de.trajectories import case as trajectories
 
-    if isinstance(case, str | Path):
-        ready = load_case(case, [set] if isinstance(set, str) else list(set), to_run=True)
+    file = Path(case) if isinstance(case, str | Path) else None
+    given = case if file is None else yaml_source.load(file).data
+    of_series = isinstance(given, trajectories.TrajectoryCase)
+    kind = trajectories if of_series or trajectories.is_trajectory_case(given) else fields
+    ready: Any
+    if file is not None:
+        ready = kind.load_case(file, [set] if isinstance(set, str) else list(set), to_run=True)
     elif set:
         raise ConfigurationError("set changes a case file", advice="change the mapping instead")
     else:
-        ready = case if isinstance(case, OperatorCase) else make_case(case)
+        ready = kind.make_case(case) if isinstance(case, Mapping) else case
     check_device(ready.run.device)
     folder = ready.folder if out is None else Path(out)
     check(folder, resume=resume, overwrite=overwrite)
-    outcome = train_case(ready, out=folder, resume=resume, reporter=reporter_for(quiet=quiet))
+    reporter = reporter_for(quiet=quiet)
+    if kind is trajectories:
+        from .operators.neural_de.trajectories.run import train_case as train_on_series
+
+        outcome = train_on_series(ready, out=folder, resume=resume, reporter=reporter)
+        found: Any = outcome.model
+    else:
+        from .operators.run import train_case
+
+        outcome = train_case(ready, out=folder, resume=resume, reporter=reporter)
+        found = outcome.operator
     if outcome.failure is not None:
         raise outcome.failure
-    return outcome.operator
+    return found
+
+
+def load_trajectory_model(folder: str | Path) -> TrajectoryModel:
+    """The model of series kept in a run folder of `train`.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    from .operators.neural_de.trajectories.fitted import load as read
+
+    return read(folder)
 
 
 def load_operator(folder: str | Path) -> Operator:

@@ -38,7 +38,7 @@ AnyCase = TypeVar("AnyCase", bound="Runnable")
 
 COMMANDS = {
     "solve": "solve a case file or a problem of the library",
-    "train": "train an operator on the data that a case file names",
+    "train": "train an operator, or a model of series, on the data that a case file names",
     "evaluate": "measure a trained operator: errors, other grids, bands, cost, classical solver",
     "list": "the problems of the library, and which backend accepts which",
     "show": "a problem in full: equations, conditions, parameters, reference, backends",
@@ -257,7 +257,9 @@ def _parser() -> tuple[_Parser, Mapping[str, argparse.ArgumentParser]]:
     )
     _run_arguments(solve, "solver.windows=4")
     train = command("train")
-    train.add_argument("case", metavar="CASE.yaml", help="a case file with data, network, training")
+    train.add_argument(
+        "case", metavar="CASE.yaml", help="a case file with data and network, or series and model"
+    )
     _run_arguments(train, "network.width=16")
 
     evaluate = command("evaluate")
@@ -390,6 +392,32 @@ def _solve(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from . import yaml_source
+    from .operators.neural_de.trajectories.case import is_trajectory_case
+
+    if is_trajectory_case(yaml_source.load(Path(options.case)).data):
+        return _train_on_series(options)
+    return _train_on_fields(options)
+
+
+def _train_on_series(options: argparse.Namespace) -> int:
+    from .operators.neural_de.trajectories.case import TrajectoryCase, load_case
+
+    def look(case: TrajectoryCase, folder: Path) -> str:
+        from .operators.neural_de.trajectories.run import plan
+
+        return plan(case, folder)
+
+    def run(case: TrajectoryCase, reporter: Reporter) -> AccuracyError | None:
+        from .operators.neural_de.trajectories.run import train_case
+
+        return train_case(case, out=options.out, resume=options.resume, reporter=reporter).failure
+
+    case = load_case(options.case, _changes(options), to_run=not options.print_config)
+    return _execute(case, options, case.text, look, run)
+
+
+def _train_on_fields(options: argparse.Namespace) -> int:
     from .operators.case import OperatorCase, load_case
 
     def look(case: OperatorCase, folder: Path) -> str:
