@@ -85,6 +85,13 @@ class Units(nn.Module):
         clock = self.clock.to(times)
         return ((times - clock[0]) / clock[1]).to(self.shift.dtype)
 
+    def filled(self, series: Series) -> Tensor:
+        """Times (batch, n), float64, in units of the span; behind the end of a sample the last."""
+        index = torch.arange(series.times.shape[1], device=series.times.device)
+        index = torch.minimum(index, series.lengths[:, None] - 1)
+        clock = self.clock.to(series.times)
+        return (series.times.gather(1, index) - clock[0]) / clock[1]
+
 
 class Generative(Units):
     """A model that generates paths, in the units of the data it is fitted to."""

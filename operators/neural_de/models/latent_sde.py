@@ -133,7 +133,7 @@ class LatentSDE(Generative):
         """Log-likelihood and divergence, summed over the batch, and how many values there are."""
         seen = batch.known
         values = torch.where(seen, self.standardised(batch), 0.0)
-        times = self._filled(batch)
+        times = self.filled(batch).to(self.shift.dtype)
         context = self._encode(values, seen, times)
         known = torch.cat((context, values, seen.to(values.dtype)), dim=2)
         mean, log_std = self.anchors(known).chunk(2, dim=2)
@@ -178,12 +178,6 @@ class LatentSDE(Generative):
 
     def _drift(self, t: Tensor, z: Tensor) -> Tensor:
         return self.prior(torch.cat((z, t), dim=1))
-
-    def _filled(self, batch: Series) -> Tensor:
-        """Times in units of the span, (batch, n); behind the end of a sample time stands still."""
-        index = torch.arange(batch.times.shape[1], device=batch.times.device)
-        index = torch.minimum(index, batch.lengths[:, None] - 1)
-        return self.units(batch.times.gather(1, index))
 
     def _encode(self, values: Tensor, seen: Tensor, times: Tensor) -> Tensor:
         """What lies at and behind each knot, (batch, n, context)."""

@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....errors import ConfigurationError, DataError
+from ....errors import ConfigurationError
 from ....typed import nearest
 from ..controlled.equation import solve_controlled
 from ..controlled.paths import Hermite, Linear, Path, Rectilinear
+from ..controlled.perceptron import march_perceptron
 from ..explicit import RK4, ExplicitRungeKutta, Heun, Midpoint
-from .generative import Units
+from .labelled import Labelled
 
 if TYPE_CHECKING:
     from ..trajectories.series import Series
@@ -64,6 +65,22 @@ class MatrixField(nn.Module):
             z = F.silu(layer(z))
         return self.last(z).tanh().unflatten(1, self.shape)
 
+    def march(
+        self, slopes: Tensor, start: Tensor, stepper: ExplicitRungeKutta, every: int | None
+    ) -> Tensor:
+        """Steps of ``dz = self(z) dX`` whose derivative is written out (see `equation.march`).
+
+        They can be differentiated once. For more, hand on a function that calls this module.
+        """
+        layers = [(layer.weight, layer.bias) for layer in (*self.layers, self.last)]
+        if slopes.shape[3] != self.shape[1] or start.shape[1] != self.shape[0]:
+            raise ConfigurationError(
+                "The field of a controlled equation does not fit its path.",
+                found=self.shape,
+                advice=f"make one for {start.shape[1]} components and {slopes.shape[3]} channels",
+            )
+        return march_perceptron(layers, slopes, start, stepper.tableau, every)  # pyright: ignore[reportArgumentType]
+
     def linearised(self, t: Tensor, z: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The matrix, and its derivative, column j along direction j (see `bracketed`)."""
         weights: list[Tensor] = []
@@ -86,7 +103,7 @@ class MatrixField(nn.Module):
         return matrix, push
 
 
-class Driven(Units):
+class Driven(Labelled):
     """A series to classes or to a number, by a controlled equation that a subclass solves.
 
     Args:
@@ -103,8 +120,6 @@ class Driven(Units):
         ConfigurationError: a word is unknown.
     """
 
-    label_shift: Tensor
-    label_scale: Tensor
     count_unit: Tensor
 
     def __init__(
@@ -117,7 +132,7 @@ class Driven(Units):
         counts: bool,
         solver: str,
     ) -> None:
-        super().__init__(channels)
+        super().__init__(channels, classes)
         for word, known in ((path, PATHS), (solver, STEPPERS)):
             if word not in known:
                 raise ConfigurationError(
@@ -125,18 +140,12 @@ class Driven(Units):
                     found=word,
                     advice=nearest(word, known),
                 )
-        if classes is not None and classes < 2:
-            raise ConfigurationError(
-                "There are two classes or more.", found=classes, advice="give their number"
-            )
-        self.classes, self.path, self.counts = classes, path, counts
+        self.path, self.counts = path, counts
         self.solver = STEPPERS[solver]()
         inputs = 1 + channels * (2 if counts else 1)
         self.first = nn.Linear(inputs, hidden)
         self.field = field(inputs)
         self.last = nn.Linear(hidden, classes or 1)
-        self.register_buffer("label_shift", torch.tensor(0.0))
-        self.register_buffer("label_scale", torch.tensor(1.0))
         self.register_buffer("count_unit", torch.tensor(1.0))
 
     @torch.no_grad()
@@ -145,10 +154,6 @@ class Driven(Units):
         super().standardise(series)
         seen = series.known.sum(1).max()
         self.count_unit.copy_(seen.clamp(min=1))
-        labels = series.labels
-        if self.classes is None and labels is not None:
-            self.label_shift.copy_(labels.mean(dtype=torch.float64))
-            self.label_scale.copy_(labels.double().std(correction=0).clamp(min=1e-12))
         return self
 
     def control(self, series: Series) -> Path:
@@ -168,40 +173,6 @@ class Driven(Units):
         """Logits (batch, classes), or numbers (batch, 1) in units of the labels' deviation."""
         path = self.control(series)
         return self.last(self.terminal(path, self.first(path.pieces[:, 0, 0])))
-
-    def loss(self, batch: Series, generator: torch.Generator) -> Tensor:
-        """Cross-entropy of the classes, or mean square error of standardised numbers."""
-        labels, found = _labels(batch), self(batch)
-        if self.classes is not None:
-            return F.cross_entropy(found, labels.long())
-        target = (labels.to(found) - self.label_shift) / self.label_scale
-        return F.mse_loss(found[:, 0], target)
-
-    @torch.no_grad()
-    def predict(self, series: Series) -> Tensor:
-        """Probabilities (batch, classes), or numbers (batch,) in the unit of the labels."""
-        found = self(series)
-        if self.classes is not None:
-            return found.softmax(1)
-        return found[:, 0] * self.label_scale + self.label_shift
-
-    @torch.no_grad()
-    def evaluate(self, series: Series) -> dict[str, float]:
-        """Figures on a test set.
-
-        Returns:
-            ``accuracy`` and ``cross_entropy``, or ``relative_l2`` of the numbers.
-        """
-        labels, found = _labels(series), self.predict(series)
-        if self.classes is None:
-            target = labels.to(found)
-            error = torch.linalg.vector_norm(found - target)
-            return {"relative_l2": float(error / torch.linalg.vector_norm(target))}
-        chosen = found.gather(1, labels.long()[:, None]).clamp(min=1e-30)
-        return {
-            "accuracy": float((found.argmax(1) == labels).double().mean()),
-            "cross_entropy": float(-chosen.log().mean()),
-        }
 
 
 class NeuralCDE(Driven):
@@ -243,9 +214,3 @@ class NeuralCDE(Driven):
         return solve_controlled(
             self.field, path, start, stepper=self.solver, substeps=self.substeps
         )
-
-
-def _labels(series: Series) -> Tensor:
-    if series.labels is None:
-        raise DataError("this model learns the labels of series, and these have none")
-    return series.labels
