@@ -9,7 +9,9 @@ Attributes are loaded on first use: a case file is checked without torch.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -163,3 +165,18 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """A package in which `integrate` is the function; an import would leave its module there."""
+
+    @property
+    def integrate(self) -> Any:
+        return __getattr__("integrate")
+
+    @integrate.setter
+    def integrate(self, module: ModuleType) -> None:
+        pass
+
+
+sys.modules[__name__].__class__ = _Package
