@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 
 from residua.errors import ConfigurationError, DataError
-from residua.operators.neural_de import PID, RK4, Constant, Heun, Midpoint, Tsit5, integrate
+from residua.operators.neural_de import (
+    PID,
+    RK4,
+    Constant,
+    Dopri5,
+    Euler,
+    Heun,
+    Midpoint,
+    Tsit5,
+    integrate,
+)
 from residua.operators.neural_de.controlled.equation import controlled, solve_controlled
 from residua.operators.neural_de.controlled.log_ode import bracketed, solve_log_ode
 from residua.operators.neural_de.controlled.logsignature import area_matrix
@@ -145,6 +155,29 @@ def test_gradients_of_steps_and_start():
 
     for solve in (steps, windows):
         assert torch.autograd.gradcheck(solve, (matrices, start.clone().requires_grad_()))
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize("stepper", [Midpoint(), Heun(), RK4(), Dopri5()])
+@pytest.mark.parametrize("every", [False, True])
+def test_steps_of_a_network_by_hand_and_by_autograd(depth, stepper, every):
+    times, values = observations(n=6)
+    values = values.nan_to_num(0.1).requires_grad_()
+    field, start = MatrixField(4, 3, 5, depth).double(), torch.randn(4, 4, dtype=DOUBLE)
+    start.requires_grad_()
+    inputs = [values, start, *field.parameters()]
+    found = []
+    for f in (field, lambda t, z: field(t, z)):
+        end = solve_controlled(
+            f, Hermite(times, values), start, stepper=stepper, substeps=2, every=every
+        )
+        weight = torch.linspace(-1, 2, end.numel(), dtype=DOUBLE).view_as(end)
+        found.append([end, *torch.autograd.grad((weight * end.sin()).sum(), inputs)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-11)
+    # The gradients depend on how the path was passed: another stepper has others.
+    wrong = solve_controlled(field, Hermite(times, values), start, stepper=Euler(), every=every)
+    assert (wrong - found[0][0]).abs().max() > 1e-5
 
 
 # The log-ODE.

@@ -18,7 +18,7 @@ from ..explicit import ExplicitRungeKutta, Midpoint
 from ..terms import ODE
 from .paths import Path
 
-__all__ = ["Controlled", "applied", "controlled", "march", "solve_controlled"]
+__all__ = ["Controlled", "applied", "controlled", "driven", "march", "solve_controlled"]
 
 Field = Callable[[Tensor, Tensor], Tensor]
 """From t (batch,) and z (batch, h) to a matrix (batch, h, channels)."""
@@ -130,7 +130,8 @@ def solve_controlled(
     """Integrate ``dz = field(t, z) dX`` over all knots, by steps from each to the next.
 
     Args:
-        field: from t (batch,) and z (batch, h) to (batch, h, channels).
+        field: from t (batch,) and z (batch, h) to (batch, h, channels). If it has a method
+            ``march(slopes, start, stepper, every)``, that takes the steps (see `march`).
         path: X; its samples may have knots of their own.
         start: shape (batch, h).
         stepper: Midpoint unless given. Its order in the length of the steps holds for all paths
@@ -145,9 +146,23 @@ def solve_controlled(
         ConfigurationError: shapes do not fit, or substeps is below one.
     """
     check(start, path, substeps)
-    stepper = stepper or Midpoint()
+    return driven(field, path, start, stepper or Midpoint(), substeps, every)
+
+
+def driven(
+    field: Field,
+    path: Path,
+    start: Tensor,
+    stepper: ExplicitRungeKutta,
+    substeps: int,
+    every: bool,
+) -> Tensor:
+    """Steps along a path whose columns the field's fit, in the field's own way if it has one."""
     times, slopes = path.stages(stepper.tableau.nodes[:-1], substeps)
     kept = substeps if every else None
+    own: Any = getattr(field, "march", None)
+    if own is not None:
+        return own(slopes.to(start), start, stepper, kept)
     return march(applied(field), times.to(start), slopes.to(start), start, stepper, kept)
 
 

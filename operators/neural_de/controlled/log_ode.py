@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..explicit import ExplicitRungeKutta, Heun
-from .equation import Field, Product, applied, check, march
+from .equation import Field, Product, check, driven, march
 from .logsignature import area_matrix, windows
 from .paths import Path
 
@@ -63,17 +63,19 @@ def solve_log_ode(
     check(start, path, substeps)
     stepper = stepper or Heun()
     logs = windows(path.knot_values, window, depth).to(start)
-    product = applied(field)
-    if brackets and depth == 2:
+    true = brackets and depth == 2
+    if true:
         c = path.channels
         matrix = area_matrix(logs[..., c:], c).flatten(2)
-        logs, product = torch.cat((logs[..., :c], matrix), dim=2), bracketed(field, c)
+        logs = torch.cat((logs[..., :c], matrix), dim=2)
     pieces = torch.stack((torch.zeros_like(logs), logs), dim=2)
     count = path.knots.shape[1]
     edges = torch.arange(0, count - 1 + window, window, device=start.device).clamp(max=count - 1)
     whole = Path(path.knots[:, edges], pieces)
+    if not true:
+        return driven(field, whole, start, stepper, substeps, every)
     times, slopes = whole.stages(stepper.tableau.nodes[:-1], substeps)
-    kept = substeps if every else None
+    kept, product = substeps if every else None, bracketed(field, path.channels)
     return march(product, times.to(start), slopes, start, stepper, kept)
 
 
