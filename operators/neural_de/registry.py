@@ -16,11 +16,30 @@ __all__ = ["MODELS", "build_model", "standardise"]
 
 
 def _neural_ode(options: Any, channels: int, classes: int | None) -> nn.Module:
-    from .models.hybrid import Hybrid
+    from .models.neural_ode import NeuralODE
 
-    return Hybrid(
-        None, channels, width=options.width, window=options.window, substeps=options.substeps
-    )
+    return NeuralODE(
+        channels, options.extra, options.width, options.depth, timed=options.timed,
+        window=options.window,
+    )  # fmt: skip
+
+
+def _augmented(options: Any, channels: int, classes: int | None) -> nn.Module:
+    from .models.augmented import AugmentedODE
+
+    return AugmentedODE(channels, _told(classes), options.extra, options.width, options.depth)
+
+
+def _latent_ode(options: Any, channels: int, classes: int | None) -> nn.Module:
+    from .models.latent_ode import LatentODE
+
+    return LatentODE(channels, options.latent, options.hidden, options.width)
+
+
+def _flow(options: Any, channels: int, classes: int | None) -> nn.Module:
+    from .models.flow import ContinuousFlow
+
+    return ContinuousFlow(channels, options.width, options.depth, options.trace)
 
 
 def _latent_sde(options: Any, channels: int, classes: int | None) -> nn.Module:
@@ -53,7 +72,7 @@ def _neural_cde(options: Any, channels: int, classes: int | None) -> nn.Module:
 
 
 def _neural_rde(options: Any, channels: int, classes: int | None) -> nn.Module:
-    from .models.neural_cde import NeuralRDE
+    from .models.log_ncde import NeuralRDE
 
     return NeuralRDE(channels, _told(classes), hidden=options.hidden, width=options.width)
 
@@ -75,6 +94,9 @@ def _told(classes: int | None) -> int:
 
 MODELS: Mapping[str, Callable[[Any, int, int | None], nn.Module]] = {
     "neural_ode": _neural_ode,
+    "augmented": _augmented,
+    "latent_ode": _latent_ode,
+    "flow": _flow,
     "latent_sde": _latent_sde,
     "sde_gan": _sde_gan,
     "deep_equilibrium": _deep_equilibrium,

@@ -14,8 +14,11 @@ from ....execution.options import RunOptions
 from ....typed import option
 
 __all__ = [
+    "AugmentedOptions",
     "DeepEquilibriumOptions",
     "FitOptions",
+    "FlowOptions",
+    "LatentOdeOptions",
     "LatentSdeOptions",
     "LogNcdeOptions",
     "ModelOptions",
@@ -61,12 +64,46 @@ class TrajectoryOptions:
 
 @dataclass(frozen=True)
 class NeuralOdeOptions:
-    """A network for the whole field, trained on short windows."""
+    """A network for the whole field: a series from its first values."""
 
     name: Literal["neural_ode"] = "neural_ode"
-    width: int = option(32, "of the two hidden layers", low=1, high=4096)
-    window: int = option(5, "points of a window after its first", low=1, high=10**4)
-    substeps: int = option(2, "steps of RK4 between two points", low=1, high=1000)
+    extra: int = option(0, "components that are not observed and start from zero", low=0, high=256)
+    width: int = option(64, "of the hidden layers", low=1, high=4096)
+    depth: int = option(2, "hidden layers", low=1, high=32)
+    window: int | None = option(
+        5, "points of a window after its first; null for whole series", low=1, high=10**4
+    )
+    timed: bool = option(False, "the field depends on time")
+
+
+@dataclass(frozen=True)
+class AugmentedOptions:
+    """Components that start from zero beside the first values: to a class, or a number."""
+
+    name: Literal["augmented"] = "augmented"
+    extra: int = option(1, "such components", low=0, high=256)
+    width: int = option(32, "of the hidden layers", low=1, high=4096)
+    depth: int = option(2, "hidden layers", low=1, high=32)
+
+
+@dataclass(frozen=True)
+class LatentOdeOptions:
+    """A latent equation whose start is inferred from irregular series: generates series."""
+
+    name: Literal["latent_ode"] = "latent_ode"
+    latent: int = option(4, "components of the latent state", low=1, high=256)
+    hidden: int = option(32, "of the encoder", low=1, high=4096)
+    width: int = option(32, "of the hidden layers", low=1, high=4096)
+
+
+@dataclass(frozen=True)
+class FlowOptions:
+    """A continuous normalising flow: the density of points."""
+
+    name: Literal["flow"] = "flow"
+    width: int = option(64, "of the hidden layers", low=1, high=4096)
+    depth: int = option(2, "hidden layers", low=1, high=32)
+    trace: Literal["exact", "hutchinson"] = option("exact", "of the Jacobian in the loss")
 
 
 @dataclass(frozen=True)
@@ -126,6 +163,9 @@ class LogNcdeOptions:
 
 ModelOptions: TypeAlias = (
     NeuralOdeOptions
+    | AugmentedOptions
+    | LatentOdeOptions
+    | FlowOptions
     | LatentSdeOptions
     | SdeGanOptions
     | DeepEquilibriumOptions
