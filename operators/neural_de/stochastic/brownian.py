@@ -290,7 +290,17 @@ class Increments:
             self._held = block
         return self._draws[place]
 
-    def _block(self, block: int) -> list[Draw]:
+    @property
+    def size(self) -> int:
+        """Steps of a block."""
+        return self._size
+
+    def increments(self, block: int) -> Tensor:
+        """Increments over the steps of a block, shape (steps, batch, channels)."""
+        return self._whole(block).w.to(self._like.dtype).contiguous()
+
+    def _whole(self, block: int) -> Draw:
+        """What is known of the steps of a block, side by side."""
         first = block * self._size
         lengths = self._lengths[first : first + self._size].to(self._like.device)
         fine = (lengths / self._source.parts).repeat_interleave(self._source.parts)[:, None, None]
@@ -303,14 +313,17 @@ class Increments:
             normal = self._normal(first, len(lengths), AREA, n * n).unflatten(-1, (n, n))
             assert h is not None
             area = levy_area(w, h, fine, normal)
-        whole = merged(Draw(w, h, area), self._source.parts)
+        return merged(Draw(w, h, area), self._source.parts)
+
+    def _block(self, block: int) -> list[Draw]:
+        whole = self._whole(block)
         steps = [
             None if value is None else value.to(self._like.dtype).unbind(0)
             for value in (whole.w, whole.h, whole.area)
         ]
         return [
             Draw(*(None if value is None else value[i] for value in steps))  # type: ignore[arg-type]
-            for i in range(len(lengths))
+            for i in range(len(whole.w))
         ]
 
     def _normal(self, first: int, count: int, stream: int, channels: int | None = None) -> Tensor:

@@ -74,11 +74,21 @@ def integrate_sde(
     grid = Grid.over(grid_times, step)
     path = noise_over(problem, grid, noise)
     states: list[Tensor] = []
+    where, note = "eager", "steps are taken back eagerly"
     if isinstance(adjoint, ReversibleAdjoint):
         states = reversible.solve(problem, grid, path)
     else:
-        reversible.run(problem, grid, path, lambda _, y: states.append(y))
-    return _finished(problem, grid, torch.stack((start, *states), dim=1))
+        from ..fused.stochastic import march
+
+        found = march(problem, grid, path)
+        if isinstance(found, str):
+            note = found
+            reversible.run(problem, grid, path, lambda _, y: states.append(y))
+        else:
+            states, where, note = found, "fused", "compiled"
+    solution = _finished(problem, grid, torch.stack((start, *states), dim=1))
+    solution.path, solution.note = where, note
+    return solution
 
 
 def _check(step: float | None, controller: PID | None, adjoint: Any) -> None:
