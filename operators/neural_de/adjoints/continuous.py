@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ....errors import ConfigurationError
 from ..controllers import PID
+from ..dense import DenseOutput
 from ..explicit import ExplicitRungeKutta
 from ..loop import trace
 from ..plan import Plan, Points, lockstep, replay
@@ -100,7 +101,8 @@ def _solve(problem: Problem, settings: Backsolve | Interpolated, *, keep: bool) 
         found = Direct().solve(problem)
         problem.dense = False
     leaves = [*parameters_of(problem.term), *settings.parameters]
-    run = _Run(problem, found, settings, leaves)
+    run = _Run(problem, found.states, found.outcome, found.dense, settings, leaves)
+    # The solution is not part of the run: it would hold the graph that holds the run.
     found.states = _Adjoint.apply(run, problem.start, *leaves)
     found.dense = None
     return found
@@ -108,16 +110,29 @@ def _solve(problem: Problem, settings: Backsolve | Interpolated, *, keep: bool) 
 
 @dataclass
 class _Run:
+    """What the way back needs.
+
+    Attributes:
+        problem: that of the way there.
+        states: shape (batch, n, d), without a graph.
+        outcome: shape (batch,), int64.
+        lookup: states at any time (batch, k); None to integrate them backward.
+        settings: tolerances.
+        leaves: parameters.
+    """
+
     problem: Problem
-    solution: Solution
+    states: Tensor
+    outcome: Tensor
+    lookup: DenseOutput | None
     settings: Backsolve | Interpolated
     leaves: list[Tensor]
 
     def backward(self, given: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """Derivatives by the start and the leaves, of states (batch, n, d) weighted by `given`."""
-        states = self.solution.states.detach()
+        states = self.states
         times = self.problem.times
-        given = torch.where((self.solution.outcome == Outcome.SUCCESS)[:, None, None], given, 0.0)
+        given = torch.where((self.outcome == Outcome.SUCCESS)[:, None, None], given, 0.0)
         adjoint = given[:, -1].clone()
         totals: list[Tensor | None] = [None] * len(self.leaves)
         for i in range(len(times) - 1, 0, -1):
@@ -130,7 +145,7 @@ class _Run:
     ) -> Tensor:
         """The adjoint at the end of an interval; the integrals over it are added to `totals`."""
         d = state.shape[1]
-        lookup = self.solution.dense
+        lookup = self.lookup
         if lookup is None:
             start = torch.cat((state, adjoint), dim=1)
             field = _coupled(self.problem.term, d)
@@ -142,7 +157,7 @@ class _Run:
             field = _alone(self.problem.term, lookup)
 
             def parts(t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-                return lookup(t[:, None])[:, 0], z
+                return _looked_up(lookup, t, z), z
 
         problem = Problem(
             ODE(field), start, times, self.problem.stepper, self._controller(),
@@ -232,9 +247,14 @@ def _coupled(term: Any, d: int) -> Callable[[Tensor, Tensor], Tensor]:
     return field
 
 
-def _alone(term: Any, lookup: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+def _looked_up(lookup: DenseOutput, t: Tensor, like: Tensor) -> Tensor:
+    """States (batch, d) at t (batch,)."""
+    return lookup(t[:, None].double())[:, 0].to(like.dtype)
+
+
+def _alone(term: Any, lookup: DenseOutput) -> Callable[[Tensor, Tensor], Tensor]:
     def field(t: Tensor, a: Tensor) -> Tensor:
-        _, pulled = _pulled(term, t, lookup(t[:, None].double())[:, 0].to(a.dtype), a)
+        _, pulled = _pulled(term, t, _looked_up(lookup, t, a), a)
         return -pulled
 
     return field
@@ -246,7 +266,7 @@ class _Adjoint(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, run: _Run, start: Tensor, *leaves: Tensor) -> Tensor:  # type: ignore[override]
         ctx.run = run
-        return run.solution.states.clone()
+        return run.states.clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
