@@ -15,6 +15,7 @@ import pytest
 from residua import yaml_source
 from residua.cli import main
 from residua.operators.case import make_case
+from residua.operators.neural_de.trajectories.case import load_case as load_trajectories
 from residua.problems import Problem
 from residua.problems.equation import parse
 
@@ -25,7 +26,8 @@ YAML = [body for kind, body in BLOCKS if kind == "yaml"]
 CASES = [body for body in YAML if body.startswith("problem:")]
 FUNCTIONS = [body for body in YAML if body.startswith("functions:")]
 OPERATORS = [body for body in YAML if "network:" in body and "data:" in body]
-FRAGMENTS = [body for body in YAML if body not in [*CASES, *FUNCTIONS, *OPERATORS]]
+SERIES = [body for body in YAML if "trajectories:" in body]
+FRAGMENTS = [body for body in YAML if body not in [*CASES, *FUNCTIONS, *OPERATORS, *SERIES]]
 PYTHON = [body for kind, body in BLOCKS if kind == "python"]
 PLAIN = "\n".join(body for kind, body in BLOCKS if not kind)
 COMMANDS = [line for line in PLAIN.splitlines() if line.startswith("residua ")]
@@ -141,6 +143,12 @@ def test_the_case_of_an_operator_is_read():
     assert case.network.name == "mgno" and case.training.loss == "relative_h1"
 
 
+def test_the_case_of_series_is_read(tmp_path):
+    path = tmp_path / "prey.yaml"
+    path.write_text(*SERIES, encoding="utf-8")
+    assert load_trajectories(path, to_run=True).model.name == "neural_ode"
+
+
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_is_one(line, folder, capsys):
     command = re.split(r"\s{3,}|; --", line)[0]
@@ -169,6 +177,10 @@ def test_every_target_of_make_exists():
 def test_the_python_runs(block, folder):
     names = {}
     exec(compile(block, "README.md", "exec"), names)
+    if "integrate" in names:
+        assert names["states"].shape == (256, 50, 2) and names["steps"].shape == (256,)
+        assert names["found"].successful.all()
+        return
     assert names["errors"]["u"] < 1e-3
     assert np.shape(names["values"]) == (2, 1)
     assert set(names["derivatives"]) == {"u_x", "u_xx"}
