@@ -11,10 +11,10 @@ from torch.utils.checkpoint import checkpoint
 
 from ....errors import ConfigurationError
 from ..loop import trace
-from ..plan import replay
+from ..plan import Plan, Points, replay
 from ..problem import Problem
 from ..solution import Solution
-from .direct import Direct, begun, finished
+from .direct import Direct, Tally, begun, finished, known, lockstep_record
 
 __all__ = ["Checkpointed"]
 
@@ -47,26 +47,44 @@ class Checkpointed:
             raise ConfigurationError("One segment at least is needed.", found=self.segments)
         if not problem.differentiable:
             return Direct().solve(problem)
+        beforehand = known(problem)
+        if beforehand is not None:
+            tally = Tally()
+            y, values = self._replayed(problem, *beforehand, problem.start, tally)
+            if tally.sound(y):
+                record = lockstep_record(problem, *beforehand, tally.calls)
+                return finished(problem, record, values)
         record = trace(problem, evaluate=False)
-        plan = record.plan
-        count = self.segments or max(1, math.isqrt(len(plan)))
-        size = max(1, -(-len(plan) // count))
-        y, cache, values = begun(problem, record), None, []
-        for first in range(0, len(plan), size):
-            y, cache, found = self._segment(problem, record, y, cache, first, size)
-            values += found
+        start = begun(problem, record)
+        _, values = self._replayed(problem, record.plan, record.points, start)
         return finished(problem, record, values)
 
-    def _segment(
-        self, problem: Problem, record: Any, y: Tensor, cache: Tensor | None, first: int, size: int
-    ) -> tuple[Tensor, Tensor | None, list[tuple[Tensor, Tensor]]]:
+    def _replayed(
+        self, problem: Problem, plan: Plan, points: Points, y: Tensor, tally: Tally | None = None
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """The end (batch, d), and slots and states of the points."""
+        count = self.segments or max(1, math.isqrt(len(plan)))
+        size = max(1, -(-len(plan) // count))
+        cache: Tensor | None = None
+        values: list[tuple[Tensor, Tensor]] = []
         slots: list[Tensor] = []
-        last = min(first + size, len(record.plan))
+        for first in range(0, len(plan), size):
+            # Steps are counted on the way there, not again on the way back.
+            visits = [tally]
 
-        def steps(y: Tensor, cache: Tensor | None) -> tuple[Any, ...]:
-            y, cache, values = replay(problem, record.plan, record.points, y, cache, first, last)
-            slots[:] = [slot for slot, _ in values]
-            return y, cache, *(states for _, states in values)
+            def steps(
+                y: Tensor,
+                cache: Tensor | None,
+                first: int = first,
+                visits: list[Tally | None] = visits,
+            ) -> tuple[Any, ...]:
+                last = min(first + size, len(plan))
+                visit = visits.pop() if visits else None
+                y, cache, found = replay(problem, plan, points, y, cache, first, last, visit)
+                slots[:] = [slot for slot, _ in found]
+                return y, cache, *(states for _, states in found)
 
-        found: Any = checkpoint(steps, y, cache, use_reentrant=False, preserve_rng_state=False)
-        return found[0], found[1], list(zip(slots, found[2:], strict=True))
+            found: Any = checkpoint(steps, y, cache, use_reentrant=False, preserve_rng_state=False)
+            y, cache = found[:2]
+            values += zip(slots, found[2:], strict=True)
+        return y, values

@@ -15,7 +15,7 @@ from ..problem import Problem
 from ..solution import Outcome, Solution, Statistics
 from ..steppers import Step
 
-__all__ = ["Direct", "begun", "finished"]
+__all__ = ["Direct", "Tally", "begun", "finished", "known", "lockstep_record"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,9 @@ class Direct:
 
     def solve(self, problem: Problem) -> Solution:
         """Integrate."""
-        if not problem.adaptive and not problem.events and problem.since is None:
-            solution = _solve_lockstep(problem)
+        beforehand = known(problem)
+        if beforehand is not None:
+            solution = _solve_lockstep(problem, *beforehand)
             if solution is not None:
                 return solution
         again = problem.differentiable or problem.dense
@@ -104,43 +105,61 @@ class _Collected:
         return DenseOutput(plan.starts, plan.steps, torch.stack(self.coefficients))
 
 
-def _solve_lockstep(problem: Problem) -> Solution | None:
-    """Constant steps, without a look at the numbers on the way.
-
-    Returns:
-        None if a sample failed or there are too many steps: the loop, which looks, then finds out
-        where, and keeps it from the gradient of the others.
-    """
-    plan, points = lockstep(problem)
-    if len(plan) > problem.max_steps:
+def known(problem: Problem) -> tuple[Plan, Points] | None:
+    """Steps known beforehand; None if they have to be found, or are too many."""
+    if problem.adaptive or problem.events or problem.since is not None:
         return None
-    solved: list[Tensor] = []
-    counted: list[int] = []
+    plan, points = lockstep(problem)
+    return None if len(plan) > problem.max_steps else (plan, points)
+
+
+class Tally:
+    """What is seen of steps that were known beforehand, taken without a look on the way."""
+
+    def __init__(self) -> None:
+        self.calls = 1
+        self._solved: list[Tensor] = []
+
+    def __call__(self, step: Step) -> None:
+        """Count a step."""
+        self.calls += step.evaluations
+        if step.solved is not None:
+            self._solved.append(step.solved)
+
+    def sound(self, y: Tensor) -> bool:
+        """Whether all samples came to their end y (batch, d).
+
+        If not, the loop, which looks, finds out where, and keeps it from the gradient of others.
+        """
+        sound = torch.isfinite(y.detach().sum())
+        if self._solved:
+            sound = sound & torch.stack(self._solved).all()
+        return bool(sound)
+
+
+def _solve_lockstep(problem: Problem, plan: Plan, points: Points) -> Solution | None:
+    """Steps known beforehand; None if a sample failed."""
+    tally = Tally()
     collected = _Collected() if problem.dense else None
 
     def visit(step: Step) -> None:
-        counted.append(step.evaluations)
-        if step.solved is not None:
-            solved.append(step.solved)
+        tally(step)
         if collected is not None:
             collected(step)
 
     y, _, values = replay(problem, plan, points, problem.start, visit=visit)
-    sound = torch.isfinite(y.detach().sum())
-    if solved:
-        sound = sound & torch.stack(solved).all()
-    if not bool(sound):
+    if not tally.sound(y):
         return None
-    calls = sum(counted) + 1
     return finished(
         problem,
-        _lockstep_record(problem, plan, points, calls),
+        lockstep_record(problem, plan, points, tally.calls),
         values,
         collected and collected.output(plan),
     )
 
 
-def _lockstep_record(problem: Problem, plan: Plan, points: Points, calls: int) -> Record:
+def lockstep_record(problem: Problem, plan: Plan, points: Points, calls: int) -> Record:
+    """The record of steps known beforehand, all of which were taken."""
     zeros = torch.zeros(problem.batch, dtype=torch.int64, device=problem.start.device)
     taken = zeros + len(plan)
     statistics = Statistics(taken, taken.clone(), zeros.clone(), zeros + calls)

@@ -23,12 +23,12 @@ from ....errors import ConfigurationError
 from ..dense import Hermite
 from ..explicit import ExplicitRungeKutta
 from ..loop import Record, trace
-from ..plan import Selection
+from ..plan import Plan, Points, Selection, lockstep
 from ..problem import Problem
 from ..solution import Outcome, Solution
 from ..steppers import Step
 from ..terms import parameters_of
-from .direct import Direct, finished
+from .direct import Direct, Tally, finished, known, lockstep_record
 
 __all__ = ["McCallumFoster", "Reversible"]
 
@@ -99,7 +99,8 @@ class McCallumFoster:
 class Reversible:
     """The gradient of the steps as they were taken, by taking them back.
 
-    Needs `McCallumFoster` steps. Nothing is kept but the end and the lengths of the steps.
+    Needs `McCallumFoster` steps. Nothing is kept but the end and, where steps go by the error,
+    the time and length of each.
 
     Args:
         parameters: tensors that have gradients and are held by fields that are no modules.
@@ -125,25 +126,52 @@ class Reversible:
             )
         if not problem.differentiable:
             return Direct().solve(problem)
-        record = trace(problem, evaluate=False)
         leaves = [*parameters_of(problem.term), *self.parameters]
-        run = _Run(problem, record, leaves)
-        gathered = _Backwards.apply(run, problem.start, *leaves)
-        slots = torch.arange(len(gathered), device=gathered.device)
-        kept = ~gathered.isnan().all(1)
-        return finished(problem, record, [(slots[kept], gathered[kept])])
+        beforehand = known(problem)
+        if beforehand is not None:
+            run = _Run(problem, leaves, count=len(beforehand[0]))
+            gathered = _Backwards.apply(run, problem.start, *leaves)
+            assert run.end is not None
+            if Tally().sound(run.end[0]):
+                calls = 1 + problem.stepper.evaluations * run.count
+                return _solution(problem, lockstep_record(problem, *beforehand, calls), gathered)
+        record = trace(problem, evaluate=False)
+        run = _Run(problem, leaves, len(record.plan), record)
+        return _solution(problem, record, _Backwards.apply(run, problem.start, *leaves))
+
+
+def _solution(problem: Problem, record: Record, gathered: Tensor) -> Solution:
+    slots = torch.arange(len(gathered), device=gathered.device)
+    kept = ~gathered.isnan().all(1)
+    return finished(problem, record, [(slots[kept], gathered[kept])])
 
 
 @dataclass
 class _Run:
+    """What the way back needs.
+
+    Attributes:
+        problem: that of the way there.
+        leaves: parameters.
+        count: of the steps.
+        record: the steps; None where they are known beforehand, and so are not kept.
+        end: both states after the last.
+    """
+
     problem: Problem
-    record: Record
     leaves: list[Tensor]
+    count: int
+    record: Record | None = None
     end: tuple[Tensor, Tensor] | None = None
+
+    def _steps(self) -> tuple[Plan, Points]:
+        if self.record is None:
+            return lockstep(self.problem)
+        return self.record.plan, self.record.points
 
     def forward(self, start: Tensor) -> Tensor:
         """States in all slots, (slots, d), NaN where there are none."""
-        problem, plan, points = self.problem, self.record.plan, self.record.points
+        problem, (plan, points) = self.problem, self._steps()
         y = z = start
         values: list[tuple[Tensor, Tensor]] = []
         for number in range(len(plan)):
@@ -156,10 +184,9 @@ class _Run:
 
     def backward(self, given: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """Derivatives by start and leaves, of the slots weighted by `given`."""
-        problem, plan, points = self.problem, self.record.plan, self.record.points
+        problem, (plan, points) = self.problem, self._steps()
         assert self.end is not None and isinstance(problem.stepper, McCallumFoster)
         y, z = self.end
-        failed = self.record.outcome == Outcome.NOT_FINITE
         by_y, by_z = torch.zeros_like(y), torch.zeros_like(z)
         wanted = [leaf for leaf in self.leaves if leaf.requires_grad]
         totals: list[Any] = [None] * len(wanted)
@@ -177,7 +204,10 @@ class _Run:
                 outputs, [y_, z_, *wanted], weights, allow_unused=True
             )
             totals = [_sum(a, b) for a, b in zip(totals, found, strict=True)]
-        by_start = torch.where(failed[:, None], 0.0, by_y + by_z)
+        by_start = by_y + by_z
+        if self.record is not None:
+            failed = self.record.outcome == Outcome.NOT_FINITE
+            by_start = torch.where(failed[:, None], 0.0, by_start)
         parts = iter(totals)
         return by_start, [next(parts) if leaf.requires_grad else None for leaf in self.leaves]
 
