@@ -92,9 +92,9 @@ START = torch.tensor([[0.3, -0.2]], dtype=DOUBLE).expand(4, 2)
 @pytest.mark.parametrize(("stepper", "order"), [(Midpoint(), 2), (Heun(), 2), (RK4(), 4)])
 @pytest.mark.parametrize("kind", [Linear, Hermite])
 def test_steps_between_knots_keep_their_order(stepper, order, kind):
-    times, values = observations(n=11, missing=0.0)
+    times, values = observations(n=7, missing=0.0)
     path = kind(times, values)
-    exact = solve_controlled(smooth_field, path, START, stepper=RK4(), substeps=128)
+    exact = solve_controlled(smooth_field, path, START, stepper=RK4(), substeps=64)
     errors = []
     for substeps in (2, 4, 8):
         found = solve_controlled(smooth_field, path, START, stepper=stepper, substeps=substeps)
@@ -105,17 +105,17 @@ def test_steps_between_knots_keep_their_order(stepper, order, kind):
 
 @pytest.mark.parametrize("kind", [Linear, Hermite])
 def test_integrate_and_steps_by_knots_agree(kind):
-    times, values = observations()
-    path = kind(times, values, torch.tensor([21, 15, 21, 8]))
+    times, values = observations(n=9)
+    path = kind(times, values, torch.tensor([9, 6, 9, 4]))
     exact = solve_controlled(smooth_field, path, START, stepper=RK4(), substeps=32)
     # In time, every sample from its own first to its own last knot; it rests before and after.
     span = torch.stack((times.min(), path.knots.max()))
-    adaptive = PID(rtol=1e-8, atol=1e-8)
+    adaptive = PID(rtol=1e-7, atol=1e-7)
     in_time = integrate(controlled(smooth_field, path), START, span, controller=adaptive)
-    torch.testing.assert_close(in_time.states[:, -1], exact, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(in_time.states[:, -1], exact, rtol=1e-4, atol=1e-4)
     # By the number of the knot, all samples pass theirs at once, so that steps can end there.
     numbered = path.by_knots()
-    knots = tuple(float(k) for k in range(21))
+    knots = tuple(float(k) for k in range(9))
     by_knots = integrate(
         controlled(smooth_field, numbered), START, knots, stepper=Tsit5(),
         controller=Constant(0.125, jump_times=knots[1:-1]),
@@ -123,20 +123,33 @@ def test_integrate_and_steps_by_knots_agree(kind):
     torch.testing.assert_close(by_knots.states[:, -1], exact, rtol=1e-6, atol=1e-6)
 
 
+def test_fields_may_depend_on_time():
+    times, values = observations()
+    path = Linear(times, values, torch.tensor([21, 15, 21, 8]))
+    found = solve_controlled(
+        lambda t, z: t.cos()[:, None, None].expand(-1, 1, 3) * z.new_tensor([0.0, 1.0, -2.0]),
+        path, torch.zeros(4, 1, dtype=DOUBLE), stepper=RK4(), substeps=4,
+    )  # fmt: skip
+    gaps = path.knots.diff(dim=1)
+    slope = path.knot_values.diff(dim=1) / torch.where(gaps > 0, gaps, 1.0)[..., None]
+    exact = (slope[..., 1] - 2 * slope[..., 2]) * path.knots.sin().diff(dim=1)
+    torch.testing.assert_close(found[:, 0], exact.sum(1), rtol=1e-9, atol=1e-9)
+
+
 def test_speed_does_not_matter():
-    times, values = observations(missing=0.0)
+    times, values = observations(n=9, missing=0.0)
     curve = torch.cat((times[..., None], values), 2)
     slow = Linear(times, curve, time=False)
     warped = Linear(times**3 + times, curve, time=False)
     first = solve_controlled(smooth_field, slow, START, every=True)
     assert torch.equal(first, solve_controlled(smooth_field, warped, START, every=True))
-    adaptive = PID(rtol=1e-9, atol=1e-9)
+    adaptive = PID(rtol=1e-7, atol=1e-7)
     ends = []
     for path in (slow, warped):
         span = torch.stack((path.knots.min(), path.knots.max()))
         term = controlled(smooth_field, path)
         ends.append(integrate(term, START, span, controller=adaptive).states[:, -1])
-    torch.testing.assert_close(ends[0], ends[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-4, atol=1e-4)
     # With time as a channel it does matter.
     timed = solve_controlled(smooth_field, Linear(times**3 + times, values), START)
     assert (timed - first[:, -1]).abs().max() > 1e-2
@@ -196,8 +209,8 @@ def _order(solve: Callable[[int], Tensor], exact: Tensor, lengths: tuple[int, ..
 
 
 def test_areas_raise_the_order_on_a_rough_path():
-    path = brownian(96, 2048)
-    start = START[:1].expand(96, 2)
+    path = brownian(48, 1024)
+    start = START[:1].expand(48, 2)
     exact = solve_controlled(smooth_field, path, start, stepper=Midpoint())
     lengths = (8, 32, 128)
 

@@ -126,6 +126,13 @@ def test_observations_are_passed_and_stages_agree_with_slopes(kind):
         )
 
 
+def test_at_a_knot_the_slope_is_that_on_the_right_and_at_the_end_that_on_the_left():
+    times = torch.tensor([[0.0, 1.0, 3.0]], dtype=DOUBLE)
+    path = Linear(times, torch.tensor([[[0.0], [2.0], [1.0]]], dtype=DOUBLE), time=False)
+    slopes = [float(path.slope(torch.tensor([t], dtype=DOUBLE))) for t in (0.0, 1.0, 3.0, 3.1)]
+    assert slopes == [2.0, -0.5, -0.5, 0.0]
+
+
 def visible(path: Path, end: int, points: int = 40) -> Tensor:
     """Values at times up to knot number `end`."""
     grid = torch.linspace(0, 1, points, dtype=DOUBLE)[:, None]
