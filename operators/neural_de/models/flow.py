@@ -96,7 +96,8 @@ class ContinuousFlow(Generative):
             raise ConfigurationError("An estimate takes one noise at least.", found=noises)
         field = GatedField(channels, width, depth)
         self.density = Density(field, channels)
-        self.estimated = Density(field, channels, noises) if trace == "hutchinson" else None
+        # In a tuple, and so no submodule: its weights would be written twice.
+        self.estimated = (Density(field, channels, noises),) if trace == "hutchinson" else ()
         self.solver = solver or Solver("rk4", step=1 / 8)
 
     @property
@@ -107,13 +108,14 @@ class ContinuousFlow(Generative):
     def loss(self, batch: Series, generator: torch.Generator) -> Tensor:
         """Minus the mean log-likelihood of the points, in units of the data."""
         points = self._inside(batch)
-        if self.estimated is None:
+        if not self.estimated:
             return -self._log_density(points, self.density).mean()
-        shape = (len(points), self.estimated.noises * points.shape[1])
+        (field,) = self.estimated
+        shape = (len(points), field.noises * points.shape[1])
         # Signs have the least variance of all noises with independent components.
         signs = torch.randint(2, shape, generator=generator, device=generator.device)
         noise = (2 * signs - 1).to(points)
-        return -self._log_density(points, self.estimated, noise=noise).mean()
+        return -self._log_density(points, field, noise=noise).mean()
 
     def log_likelihood(self, points: Tensor, solver: Solver | None = None) -> Tensor:
         """Log-density (batch,) of points (batch, channels), exact trace; differentiable.

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from ....errors import ConfigurationError
-from ..explicit import Midpoint
 from .generative import Generative, Perceptron, normal
 from .networks import VectorField
 from .solver import Solver, follow
@@ -26,18 +25,6 @@ if TYPE_CHECKING:
     from ..trajectories.series import Series
 
 __all__ = ["Encoder", "LatentODE"]
-
-
-class _Paced(nn.Module):
-    """A field of h in time of which each sample has an amount of its own, (batch,), to pass."""
-
-    def __init__(self, field: nn.Module) -> None:
-        super().__init__()
-        self.field = field
-        self.amount: Tensor = torch.zeros(0)
-
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        return self.field(t, y) * self.amount[:, None]
 
 
 class Encoder(nn.Module):
@@ -60,8 +47,7 @@ class Encoder(nn.Module):
         inputs = 2 * channels + (between == "gaps")
         self.cell = nn.GRUCell(inputs, hidden)
         if between == "ode":
-            self.drift = _Paced(VectorField(hidden, hidden, 1, bounded=True))
-        self.stepper = Midpoint()
+            self.drift = VectorField(hidden, hidden, 1, bounded=True)
 
     def forward(self, values: Tensor, seen: Tensor, times: Tensor) -> Tensor:
         """Vectors (batch, hidden).
@@ -72,28 +58,31 @@ class Encoder(nn.Module):
             times: shape (batch, n); behind the end of a sample the last repeats.
         """
         h = values.new_zeros(len(values), self.hidden)
-        inputs = torch.cat((values, seen.to(values.dtype)), dim=2)
-        gaps = times.diff(dim=1).to(values.dtype)
-        some = seen.any(2)
-        for place in range(times.shape[1] - 1, -1, -1):
-            # Behind the last observation there is nothing the state could be moved by.
-            gap = gaps[:, place] if place < gaps.shape[1] else None
-            x = inputs[:, place]
-            if self.between == "gaps":
-                own = h.new_zeros(len(h)) if gap is None else gap * times.shape[1]
-                x = torch.cat((x, own[:, None]), dim=1)
-            elif gap is not None:
+        inputs = torch.cat((values, seen.to(values.dtype)), dim=2).unbind(1)
+        some = seen.any(2)[..., None].unbind(1)
+        gaps = torch.cat((times.diff(dim=1), torch.zeros_like(times[:, :1])), dim=1)
+        waited = h[:, :1]
+        for x, here, gap in zip(
+            reversed(inputs),
+            reversed(some),
+            reversed(gaps.to(values.dtype)[..., None].unbind(1)),
+            strict=True,
+        ):
+            if self.between == "ode":
                 h = self._moved(h, -gap)
-            h = torch.where(some[:, place, None], self.cell(x, h), h)
+            else:
+                waited = waited + gap
+                x = torch.cat((x, waited * times.shape[1]), dim=1)
+            # Where nothing is observed there is nothing to take in.
+            h = torch.where(here, self.cell(x, h), h)
+            waited = torch.where(here, 0.0, waited)
         return h
 
     def _moved(self, h: Tensor, gap: Tensor) -> Tensor:
-        """The state after one step of the midpoint rule over a gap (batch,)."""
-        self.drift.amount = gap
-        t = torch.zeros(len(h), dtype=torch.float64, device=h.device)
-        step = t + 1
-        slope = self.stepper.begin(self.drift, t, step, h)
-        return self.stepper.step(self.drift, t, step, h, slope).state
+        """The state after one step of the midpoint rule over a gap (batch, 1)."""
+        t = h[:, 0]
+        middle = torch.addcmul(h, gap, self.drift(t, h), value=0.5)
+        return torch.addcmul(h, gap, self.drift(t, middle))
 
 
 class LatentODE(Generative):

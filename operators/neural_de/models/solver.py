@@ -56,6 +56,8 @@ class Solver:
         rtol: relative tolerance of steps by the error.
         atol: absolute tolerance, in units of the state.
         gradients: how gradients are had: "reversible" makes the method reversible.
+        path: "auto" makes compiled code for small systems, which takes seconds once and is kept;
+            "eager" does without.
 
     Raises:
         ConfigurationError: an unknown word; a step that is not positive; Euler's method, which has
@@ -67,6 +69,7 @@ class Solver:
     rtol: float = 1e-4
     atol: float = 1e-5
     gradients: Gradients = "direct"
+    path: Literal["auto", "eager", "fused"] = "auto"
 
     def __post_init__(self) -> None:
         for word, known in ((self.method, METHODS), (self.gradients, GRADIENTS)):
@@ -97,7 +100,7 @@ class Solver:
             stepper = McCallumFoster(stepper)
         return integrate(
             ODE(field), start, times, stepper=stepper, controller=self._controller(),
-            adjoint=GRADIENTS[self.gradients](), **options,
+            adjoint=GRADIENTS[self.gradients](), path=self.path, **options,
         )  # fmt: skip
 
 
