@@ -17,6 +17,7 @@ from residua.operators.neural_de.trajectories.series import Series
 from residua.operators.neural_de.trajectories.systems import generate
 
 DOUBLE = torch.float64
+COARSE = Solver("rk4", step=0.5, path="eager")
 TIGHT = Solver("dopri5", rtol=1e-9, atol=1e-10, path="eager")
 
 
@@ -152,8 +153,10 @@ def absolute(extra: int) -> float:
     x = torch.tensor([-1.0, 0.0, 1.0], dtype=DOUBLE).repeat(4)
     data = Series(torch.zeros(12, 1).double(), x[:, None, None], torch.ones(12).long(), x.abs())
     torch.manual_seed(0)
-    model = AugmentedODE(1, None, extra, width=16).standardise(data)
-    return fitted(model, data, 150, size=12).evaluate(data)["relative_l2"]
+    # Long steps could let points pass where the flow itself does not.
+    fine = Solver("rk4", step=0.125, path="eager")
+    model = AugmentedODE(1, None, extra, width=16, solver=fine).standardise(data)
+    return fitted(model, data, 100, size=12).evaluate(data)["relative_l2"]
 
 
 def test_points_of_a_line_pass_each_other_with_one_more_component():
@@ -167,7 +170,7 @@ def test_rings_are_told_apart():
     angle = 2 * math.pi * torch.rand(400, generator=generator, dtype=DOUBLE)
     values = torch.stack((radius * angle.cos(), radius * angle.sin()), 1)[:, None]
     data = Series(torch.zeros(400, 1).double(), values, torch.ones(400).long(), labels)
-    model = AugmentedODE(2, 2, width=16).standardise(data)
+    model = AugmentedODE(2, 2, width=16, solver=COARSE).standardise(data)
     assert model.evaluate(data)["accuracy"] < 0.9
     found = fitted(model, data, 80, size=100).evaluate(data)
     assert found["accuracy"] == 1.0 and found["evaluations"] > 6
