@@ -51,7 +51,9 @@ class Alive(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:  # fmt: skip
         """Run an operation and look at what it made; what it was given was there before."""
-        for given in tree_leaves(args):
+        # A tensor of Python's numbers is made before it is handed to its first operation.
+        fresh = func is torch.ops.aten.lift_fresh.default
+        for given in () if fresh else tree_leaves(args):
             if isinstance(given, Tensor):
                 self._add(given.untyped_storage(), made=False)
         found = func(*args, **(kwargs or {}))

@@ -37,6 +37,8 @@ def test_bytes_alive():
         assert alive.now == 4000 and alive.most >= 8000
         del kept
         assert alive.now == 0 and len(view) == 999
+        numbers = torch.tensor([1.0, 2.0], dtype=DOUBLE)
+        assert alive.now == 16 and len(numbers) == 2
 
 
 @pytest.fixture(scope="module")
