@@ -15,7 +15,10 @@ from .. import yaml_source
 if TYPE_CHECKING:
     from .options import RunOptions
 
-__all__ = ["Runnable"]
+__all__ = ["KEPT", "Runnable"]
+
+KEPT = ("seed", "dtype")
+"""Of the section `run`: what a resumed run may not change."""
 
 
 class Runnable(ABC):
@@ -53,6 +56,13 @@ class Runnable(ABC):
         canonical = json.dumps(
             self.resolved(), sort_keys=True, separators=(",", ":"), allow_nan=False
         )
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def identity(self) -> str:
+        """The same of what a resumed run may not change: not budget, steps, accuracy or device."""
+        resolved = self.resolved()
+        resolved["run"] = {key: resolved["run"][key] for key in KEPT}
+        canonical = json.dumps(resolved, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def digest(self) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..atomic import write_atomic
 from ..errors import ConfigurationError, DataError, ResiduaError, dotted
+from .case import KEPT
 
 if TYPE_CHECKING:
     from .case import Runnable
@@ -166,7 +167,7 @@ def check_same(case: Runnable, folder: Path) -> None:
         raise DataError(f"{path}: is not a case this program can read: {error}") from error
     now = case.resolved()
     for resolved in (before, now):
-        resolved["run"] = {key: resolved["run"][key] for key in ("seed", "dtype")}
+        resolved["run"] = {key: resolved["run"][key] for key in KEPT}
     place = _first_difference(before, now)
     if place is not None:
         raise DataError(

@@ -140,7 +140,7 @@ def load_case(
             check_device(case.run.device)
             samples = open_samples(case.data)
             check_network(case.network, samples)
-            check_symmetries(case.training.symmetries, samples.train)
+            check_symmetries(case.training, case.network, samples.train)
             check_coarse(case.data.coarse, samples)
             if case.physics is not None:
                 law_of(case.physics, samples.train)

@@ -25,9 +25,10 @@ def relative_l2(found: Tensor, true: Tensor) -> Tensor:
 def relative_h1(found: Tensor, true: Tensor, periodic: Sequence[bool]) -> Tensor:
     """The same in the norm of values and slopes, ``(|u|^2 + |grad u|^2)^(1/2)``; shape (samples,).
 
-    Coordinates are scaled to length 2 pi, so that a wave of number k counts ``1 + k^2`` times,
-    whatever the unit of length (He, Liu and Xu, ICLR 2024). With a domain of length one it would be
-    ``1 + 40 k^2``: hardly anything would be left for the mean, which is then found late.
+    Coordinates are scaled to length 2 pi, so that a wave of number k that the grid resolves
+    counts ``1 + k^2`` times, whatever the unit of length (He, Liu and Xu, ICLR 2024). With a
+    domain of length one it would be ``1 + 40 k^2``: hardly anything would be left for the mean,
+    which is then found late.
 
     Slopes are differences between neighbours, where no derivative is taken across a kink twice.
 

@@ -115,6 +115,13 @@ class Operator:
         """Whether it leads from one instant to the next."""
         return self.shape.residual and self.metadata.get("map") == "steps"
 
+    def refusal(self, size: Sequence[int]) -> str | None:
+        """Why a grid of these nodes cannot be taken; None where it can."""
+        if self.model.grid is None:
+            return self.case.network.refusal(size)
+        # Whatever comes is brought to the grid of the training.
+        return None if min(size) >= 2 else "at least 2 nodes are needed along each coordinate"
+
     def _block(self, fields: Tensor) -> int:
         return max(1, CHUNK // max(1, fields[0, 0].numel()))
 
@@ -137,7 +144,7 @@ class Operator:
                 advice=f"give (samples, {len(names)}, {'n, ' * dimension}), the channels being "
                 f"{', '.join(names)}".replace(", )", ")"),
             )
-        if reason := self.case.network.refusal(fields.shape[2:]):
+        if reason := self.refusal(fields.shape[2:]):
             raise ConfigurationError(f"inputs: found shape {tuple(fields.shape)}", advice=reason)
         if not bool(fields.isfinite().all()):
             raise DataError("inputs: a value is not finite")
@@ -155,7 +162,7 @@ class Operator:
         attributes = {
             "status": self.status,
             "seed": self.case.run.seed,
-            "config_digest": self.case.digest(),
+            "case_identity": self.case.identity(),
             "map": self.metadata.get("map"),
         }
         tensors = {k: v.detach().cpu().numpy() for k, v in self.model.state_dict().items()}
@@ -178,7 +185,7 @@ def load(folder: str | Path) -> Operator:
     except ResiduaError as error:
         raise DataError(f"{configuration}: is no case for operators: {error}; {ADVICE}") from error
     attributes, architecture = read_header(stored, KIND)
-    if attributes.get("config_digest") != case.digest():
+    if attributes.get("case_identity") != case.identity():
         raise DataError(f"{stored}: was not made by {configuration.name} beside it; run it again")
     try:
         shape = Shape.read(architecture)

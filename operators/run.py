@@ -29,7 +29,7 @@ from .laws import law_of
 from .operator import Operator
 from .physics import residual_of
 from .samples import Part, Samples, check_network, check_symmetries, open_samples
-from .training import OperatorTrainer, Pairs, Trajectories
+from .training import OperatorTrainer, Pairs, Trajectories, fingerprint
 
 __all__ = ["Outcome", "train_case"]
 
@@ -83,7 +83,7 @@ def train_case(
         check_same(case, folder)
     samples = open_samples(case.data)
     check_network(case.network, samples)
-    check_symmetries(case.training.symmetries, samples.train)
+    check_symmetries(case.training, case.network, samples.train)
     check_coarse(case.data.coarse, samples)
     try:
         with settings(case.run, device):
@@ -112,6 +112,7 @@ def _train(
     )
     data = training_data(case, part)
     shape = _shape(case, part)
+    known = fingerprint(data)
     if shape.coarse and isinstance(data, Pairs):
         reporter.message(f"solving on {shape.coarse} nodes per side for every sample")
         solved = coarse_solutions(data.inputs.numpy(), shape.coarse, shape.source)
@@ -123,17 +124,18 @@ def _train(
         budget=case.run.budget, steps=case.run.steps, physics=case.physics,
         residual=None if case.physics is None else residual_of(law_of(case.physics, part)),
     )  # fmt: skip
+    trainer.fingerprint = known  # of what was read, not of what was solved for here
     make(folder)
     record = Record()
     if not resume:
         clear(folder)
-    # On resumption too: budget, steps and accuracy may be new ones.
-    write_configuration(case, folder)
     if resume and checkpoint.exists(folder / "checkpoints"):
         record = restore(trainer, folder)
         reporter.message(f"resumed at step {record.step}")
     elif resume:
         reporter.message("no checkpoint was saved yet: starting from the beginning")
+    # On resumption too: budget, steps and accuracy may be new ones.
+    write_configuration(case, folder)
     for note in [*samples.notes, *_notes(case)]:
         reporter.message(f"note: {note}")
     reporter.start(

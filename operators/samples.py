@@ -7,6 +7,7 @@ before anything heavy is loaded.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..errors import ConfigurationError
 from ..typed import nearest
 from .datasets.dataset import Dataset, Slot, refuse_leaks
 from .datasets.readers import open as open_file
-from .options import DataOptions, NetworkOptions, Symmetry
+from .options import DataOptions, FnoOptions, NetworkOptions, TrainingOptions
 
 __all__ = [
     "Part", "Samples", "check_network", "check_symmetries", "open_part", "open_samples", "thinned",
@@ -198,7 +199,9 @@ def check_network(network: NetworkOptions, samples: Samples) -> None:
     Raises:
         ConfigurationError: with the sizes that it can.
     """
-    for part in (samples.train, samples.test):
+    # Other networks bring a test to the grid of their training.
+    tested = (samples.test,) if isinstance(network, FnoOptions) else ()
+    for part in (samples.train, *tested):
         if reason := network.refusal(part.size):
             raise ConfigurationError(
                 f"a grid of {part.size} nodes is too small for {network.name}: {reason}",
@@ -207,26 +210,63 @@ def check_network(network: NetworkOptions, samples: Samples) -> None:
             )
 
 
-def check_symmetries(symmetries: Sequence[Symmetry], part: Part) -> None:
-    """Refuse what the domain of some data does not have.
+VALID: Mapping[str, Sequence[str]] = {
+    "darcy": ("square",),
+    "darcy_rough": ("square",),
+    "darcy_multiscale": ("square",),
+    "burgers": ("shifts", "odd_mirror"),
+    "advection": ("shifts",),
+    "helmholtz": (),
+    "navier_stokes": (),
+}
+"""Symmetries that equations of this suite's generators have; of others the person knows."""
+
+
+def check_symmetries(training: TrainingOptions, network: NetworkOptions, part: Part) -> None:
+    """Refuse what the equation or the domain of some data does not have.
 
     Raises:
-        ConfigurationError: the grid is no square, closes on itself nowhere, or is no line.
+        ConfigurationError: the family is known to lack it, the grid is no square, closes on itself
+            nowhere or is no line, input and output are different fields, or the network's basis
+            is that of the solutions as they lie.
     """
+    square = len(part.size) == 2 and len(set(part.size)) == 1
+    square = square and np.allclose(part.data.spacing, part.data.spacing[0], rtol=1e-6)
+    same = set(part.inputs) == set(part.outputs) and not part.static
     wrong = {
-        "square": (len(part.size) != 2 or len(set(part.size)) > 1, "a square, with equal nodes"),
+        "square": (not square, "a square, with equal nodes"),
         "shifts": (not all(part.periodic), "a domain that closes on itself"),
-        "odd_mirror": (len(part.size) != 1, "a line"),
+        "odd_mirror": (len(part.size) != 1 or not same, "a line, and one field in and out"),
     }
-    for number, name in enumerate(symmetries):
+    family = _family(part)
+    for number, name in enumerate(training.symmetries):
         refused, needs = wrong[name]
+        path = ("training", "symmetries", number)
         if refused:
             raise ConfigurationError(
                 f"this symmetry needs {needs}; the data have {part.size} nodes, {part.boundary}",
-                path=("training", "symmetries", number),
-                found=name,
+                path=path, found=name, advice="remove it",
+            )  # fmt: skip
+        if name not in VALID.get(family, (name,)):
+            raise ConfigurationError(
+                f"the equation of {family} does not have it", path=path, found=name,
                 advice="remove it",
-            )
+            )  # fmt: skip
+    if training.symmetries and getattr(network, "pod", False):
+        raise ConfigurationError(
+            "the basis is that of the solutions as they lie, not moved",
+            path=("training", "symmetries"), advice="leave it out, or write network.pod: false",
+        )  # fmt: skip
+
+
+def _family(part: Part) -> str:
+    """Of the generator that made the data; empty where it is not known."""
+    text = part.data.attributes.get("request")
+    try:
+        found = json.loads(text) if isinstance(text, str) else {}
+    except ValueError:
+        return ""
+    return str(found.get("family", "")) if isinstance(found, dict) else ""
 
 
 def thinned(data: Dataset, resolution: int) -> Dataset:
@@ -339,9 +379,16 @@ def _picked(slots: tuple[Slot, ...], names: Sequence[str] | None, key: str) -> t
 
 
 def _boundary(data: Dataset, asked: str) -> Boundary:
-    if asked != "auto":
-        return asked  # type: ignore[return-value]
     found = set(data.boundary.values())
+    if asked != "auto":
+        said = {kind for kind in found if kind in BOUNDARIES}
+        if said and ("periodic" in said) != (asked == "periodic"):
+            raise ConfigurationError(
+                f"{data.path} says {', '.join(sorted(said))}: its last node is "
+                + ("a neighbour of" if "periodic" in said else "not beside") + " the first",
+                path=("boundary",), found=asked, advice="write boundary: auto",
+            )  # fmt: skip
+        return asked  # type: ignore[return-value]
     if len(found) == 1 and (kind := found.pop()) in BOUNDARIES:
         return kind  # type: ignore[return-value]
     said = ", ".join(f"{name}: {kind}" for name, kind in data.boundary.items())

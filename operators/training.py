@@ -16,7 +16,6 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -30,7 +29,7 @@ from .physics import Residual
 from .schedule import numbered, one_cycle, shuffled
 from .symmetries import moved
 
-__all__ = ["OperatorTrainer", "Pairs", "Trajectories", "rollout"]
+__all__ = ["OperatorTrainer", "Pairs", "Trajectories", "fingerprint", "rollout"]
 
 
 @dataclass
@@ -97,6 +96,17 @@ class Trajectories:
         return torch.cat(parts, 1), [self.states[sample, first + k] for k in range(self.unrolled)]
 
 
+def fingerprint(data: Pairs | Trajectories) -> str:
+    """Of the numbers that are trained on, and their shapes."""
+    found = hashlib.sha256(str(data.periodic).encode())
+    for name in ("inputs", "outputs", "states", "static"):
+        value = getattr(data, name, None)
+        if value is not None:
+            found.update(str(tuple(value.shape)).encode())
+            found.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
 class OperatorTrainer:
     """Trainer of `residua.engine.fit`.
 
@@ -145,16 +155,7 @@ class OperatorTrainer:
         self.done = 0
         self.spent = 0.0
         self.caution = 1.0
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Of the numbers that are trained on."""
-        found = hashlib.sha256()
-        for name in ("inputs", "outputs", "states", "static"):
-            value = getattr(self.data, name, None)
-            if value is not None:
-                found.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return found.hexdigest()
+        self.fingerprint = fingerprint(data)
 
     @property
     def place(self) -> float:
@@ -295,7 +296,7 @@ class OperatorTrainer:
         Raises:
             DataError: it was trained on other numbers.
         """
-        if state["data"] != self.fingerprint:
+        if state.get("data") != self.fingerprint:
             raise DataError(
                 "the data are not those the run began with: its file has changed since; put the "
                 "old one back, or begin anew with --overwrite"

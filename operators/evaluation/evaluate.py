@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import statistics as middle
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,7 @@ def _parts(operator: Operator, file: Path | None) -> tuple[Part, Part, Part | No
         raise _other_data(operator, file, f"it is {whole.boundary}, not {shape.boundary}")
     if shape.coarse and source_of(whole) != shape.source:
         raise _other_data(operator, file, "its equations are not those of the coarse solution")
-    if reason := operator.case.network.refusal(whole.size):
+    if reason := operator.refusal(whole.size):
         raise _other_data(operator, file, f"it has {whole.size} nodes, and {reason}")
     _check_unseen(operator, file, whole)
     return whole, whole, None, None
@@ -163,6 +164,11 @@ def _parts(operator: Operator, file: Path | None) -> tuple[Part, Part, Part | No
 def _check_unseen(operator: Operator, file: Path, test: Part) -> None:
     """Refuse a test on what was trained on, where the training file is still there."""
     if not Path(operator.case.data.file).is_file():
+        warnings.warn(
+            f"{operator.case.data.file} is gone: whether the operator was trained on samples of "
+            f"{file} cannot be checked",
+            stacklevel=2,
+        )
         return
     try:
         refuse_leaks({"train": open_samples(operator.case.data).train.data, "test": test.data})
@@ -192,11 +198,12 @@ def _predictions(operator: Operator, part: Part) -> tuple[NDArray[Any], ...]:
     return np.concatenate(taken), np.concatenate(found), np.concatenate(true)
 
 
-def _without_skill(part: Part, inputs: NDArray[Any], true: NDArray[Any]) -> dict[str, float]:
-    """Errors of what needs no training: the mean of the truths, and that nothing changes."""
-    found = {
-        "mean_of_test": float(relative_l2(np.broadcast_to(true.mean(0), true.shape), true).mean())
-    }
+def _without_skill(part: Part, inputs: NDArray[Any], true: NDArray[Any]) -> dict[str, float | None]:
+    """Errors of what needs no training: the mean of other truths, and that nothing changes."""
+    found: dict[str, float | None] = {"mean_of_test": None}
+    if len(true) > 1:  # of the others, for one's own truth is no prediction
+        others = (true.sum(0) - true) / (len(true) - 1)
+        found["mean_of_test"] = float(relative_l2(others, true).mean())
     channels = true.shape[2]
     if part.steps:
         last = np.broadcast_to(inputs[:, None, -channels:], true.shape)
@@ -220,7 +227,7 @@ def _resolutions(operator: Operator, whole: Part, test: Part, count: int) -> lis
         row: dict[str, Any] = {"grid": grid.label, "nodes": grid.size, "source": grid.source}
         refusal = None
         if grid.inputs is not None:
-            refusal = operator.case.network.refusal(grid.inputs.shape[2:])
+            refusal = operator.refusal(grid.inputs.shape[2:])
         if grid.inputs is None or grid.truths is None or refusal:
             rows.append({**row, "mean": None, "source": refusal or grid.source})
             continue

@@ -21,7 +21,8 @@ def lines(numbers: Mapping[str, Any]) -> list[str]:
         ),
     ]  # fmt: skip
     for name, value in numbers["relative_l2_of_zero_skill"].items():
-        out.append(f"  {name.replace('_', ' ')}: {value:.1e}")
+        if value is not None:
+            out.append(f"  {name.replace('_', ' ')}: {value:.1e}")
     if numbers.get("coarse_alone") is not None:
         out.append(f"  the coarse solution that it corrects, alone: {numbers['coarse_alone']:.1e}")
     out += ["", "other grids      nodes   mean     times that of the same samples here"]

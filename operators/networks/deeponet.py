@@ -86,7 +86,7 @@ class DeepONet(nn.Module):
         seen = resampled(data, self.sensors, periodic=self.periodic)
         weights = self.branch(seen.flatten(1))
         if self.modes is not None:
-            modes = resampled(self.modes, size, periodic=self.periodic)
+            modes = resampled(self.modes, size, periodic=self.periodic, kind="cubic")
             return modes[0] + torch.einsum("bk,k...->b...", weights, modes[1:])
         assert self.trunk is not None
         places = coordinates(data[:1], periodic=self.periodic)[0].flatten(1).T

@@ -88,7 +88,7 @@ def test_a_case_becomes_a_function(train, tmp_path):
     assert operator(data[0, None]).shape == (1, NODES)
     assert operator(np.full((2, 1, 31), 300.0)).shape == (2, 1, 31)
     assert operator.history[-1]["step"] == found["steps"] == 60
-    for wrong in (data, data[:, None, None], np.zeros((0, 1, NODES)), data[:, None, :2]):
+    for wrong in (data, data[:, None, None], np.zeros((0, 1, NODES)), data[:, None, :1]):
         with pytest.raises(ConfigurationError, match="inputs: found shape"):
             operator(wrong)
     with pytest.raises(DataError, match="not finite"):
@@ -138,6 +138,16 @@ def test_a_resumed_run_is_the_whole_run(train, tmp_path):
     code, _, err = train(CASE, "--out", "parts")
     assert code == 2 and "already holds a finished run" in err
     assert train(CASE, "--out", "parts", "--overwrite", "--quiet") == (0, "", "")
+
+
+def test_a_refused_resumption_leaves_the_run_as_it_was(train, tmp_path):
+    """A file of data that changed is refused, and another accuracy does not unseat the operator."""
+    assert train(CASE, "--out", "run", "--quiet") == (0, "", "")
+    change = ("--resume", "--set", "run.accuracy=0.5")
+    np.save("a_outputs.npy", 1.01 * np.load("a_outputs.npy"))
+    code, _, err = train(CASE, "--out", "run", *change)
+    assert code == 3 and "not those the run began with" in err
+    assert residua.load_operator(tmp_path / "run").status
 
 
 def test_a_budget_ends_the_training_with_its_rate_low(train, tmp_path):

@@ -115,7 +115,7 @@ class TrajectoryModel:
         attributes = {
             "status": self.status,
             "seed": self.case.run.seed,
-            "config_digest": self.case.digest(),
+            "case_identity": self.case.identity(),
         }
         tensors = {k: v.detach().cpu().numpy() for k, v in self.model.state_dict().items()}
         with replacing(folder / STORED) as temporary, h5py.File(temporary, "w") as file:
@@ -137,7 +137,7 @@ def load(folder: str | Path) -> TrajectoryModel:
     except ResiduaError as error:
         raise DataError(f"{configuration}: is no case for series: {error}; {ADVICE}") from error
     attributes, shape = read_header(stored, KIND)
-    if attributes.get("config_digest") != case.digest():
+    if attributes.get("case_identity") != case.identity():
         raise DataError(f"{stored}: was not made by {configuration.name} beside it; run it again")
     try:
         channels, classes = int(shape["channels"]), shape["classes"]

@@ -209,12 +209,12 @@ def _train(
     record = Record()
     if not resume:
         clear(folder)
-    write_configuration(case, folder)
     if resume and checkpoint.exists(folder / "checkpoints"):
         record = restore(trainer, folder)
         reporter.message(f"resumed at step {record.step}")
     elif resume:
         reporter.message("no checkpoint was saved yet: starting from the beginning")
+    write_configuration(case, folder)
     count = sum(p.numel() for p in model.parameters())
     reporter.start(
         f"{case.name} by {case.model.name}, {count} parameters", case.run.budget,
