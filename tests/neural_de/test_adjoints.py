@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from residua.bench.trajectory_gradients import Alive
 from residua.errors import ConfigurationError
 from residua.operators.neural_de import (
     ODE,
@@ -65,10 +66,10 @@ def apart(found, true) -> float:
 
 
 @pytest.mark.parametrize("controller", [PID(1e-6, 1e-8), Constant(0.07)])
-@pytest.mark.parametrize("segments", [None, 1, 3])
-def test_checkpointed_gradients_are_those_of_the_steps(controller, segments):
+@pytest.mark.parametrize("how", [(), (1,), (3,), (None, 2), (2, 6)])
+def test_checkpointed_gradients_are_those_of_the_steps(controller, how):
     states, true = gradients(Direct(), controller)
-    found, close = gradients(Checkpointed(segments), controller)
+    found, close = gradients(Checkpointed(*how), controller)
     assert torch.allclose(states, found, rtol=1e-13) and apart(close, true) < 1e-12
 
 
@@ -180,6 +181,33 @@ def test_memory():
     assert flat[1] == flat[0]
 
 
+def test_segments_of_segments_are_kept_in_less_memory():
+    """Sixteen times the steps: 16 times the memory, its root, its cube root, or some more bits."""
+    rate = nn.Parameter(torch.tensor(-0.3, dtype=DOUBLE))
+    start = torch.ones(8, 4, dtype=DOUBLE)
+
+    def most(adjoint, steps: int) -> int:
+        with Alive() as alive:
+            states = integrate(
+                ODE(lambda t, y: torch.tanh(rate * y)), start, [0.0, 1.0], stepper=Midpoint(),
+                controller=Constant(1 / steps), adjoint=adjoint, path="eager",
+            ).states  # fmt: skip
+            torch.autograd.grad(states.sum(), rate)
+        return alive.most - 2 * 8 * steps  # without starts and lengths of the steps
+
+    growth = [
+        most(adjoint(512), 512) / most(adjoint(32), 32)
+        for adjoint in (
+            lambda n: Direct(),
+            lambda n: Checkpointed(),
+            lambda n: Checkpointed(levels=2),
+            lambda n: Checkpointed(2, n.bit_length() - 1),
+        )
+    ]
+    assert growth[0] > 12 and 2.5 < growth[1] < 5.5 and growth[2] < 3.3 and growth[3] < 2
+    assert growth[3] < growth[2] < growth[1]
+
+
 def test_fields_that_are_no_modules_hand_their_parameters_over():
     rate = nn.Parameter(torch.tensor(-0.3, dtype=DOUBLE))
     start = torch.ones(3, 1, dtype=DOUBLE)
@@ -204,6 +232,7 @@ def test_fields_that_are_no_modules_hand_their_parameters_over():
         (Reversible(), Tsit5(), "cannot be taken back"),
         (Backsolve(), McCallumFoster(Tsit5()), "not explicit"),
         (Checkpointed(0), Tsit5(), "One segment"),
+        (Checkpointed(levels=0), Tsit5(), "One level"),
     ],
 )
 def test_what_does_not_fit_is_refused(adjoint, stepper, says):

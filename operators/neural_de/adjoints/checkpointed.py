@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,20 +23,24 @@ class Checkpointed:
     """The gradient of `Direct`, with states kept between segments of steps alone.
 
     On the way back the steps of a segment are repeated. With as many segments as the root of the
-    number of steps, memory grows with that root, for one more integration (Chen, Xu, Zhang and
-    Guestrin, arXiv 1604.06174).
+    number of steps, memory grows with that root, for one more integration; with segments of
+    segments, on L levels, with the root of order L + 1, for L more (Chen, Xu, Zhang and Guestrin,
+    arXiv 1604.06174). Two segments on as many levels as n has binary digits are bisection, with
+    memory like log n.
 
     Args:
-        segments: how many; None for the root of the number of steps.
+        segments: of a level; None for the root of the number of steps.
+        levels: how often segments are divided.
     """
 
     segments: int | None = None
+    levels: int = 1
 
     def solve(self, problem: Problem) -> Solution:
         """Integrate.
 
         Raises:
-            ConfigurationError: dense output is wanted, which keeps every step, or no segment.
+            ConfigurationError: dense output is wanted, which keeps every step; no segment or level.
         """
         if problem.dense:
             raise ConfigurationError(
@@ -45,6 +48,8 @@ class Checkpointed:
             )
         if self.segments is not None and self.segments < 1:
             raise ConfigurationError("One segment at least is needed.", found=self.segments)
+        if self.levels < 1:
+            raise ConfigurationError("One level at least is needed.", found=self.levels)
         if not problem.differentiable:
             return Direct().solve(problem)
         beforehand = known(problem)
@@ -63,28 +68,44 @@ class Checkpointed:
         self, problem: Problem, plan: Plan, points: Points, y: Tensor, tally: Tally | None = None
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """The end (batch, d), and slots and states of the points."""
-        count = self.segments or max(1, math.isqrt(len(plan)))
-        size = max(1, -(-len(plan) // count))
-        cache: Tensor | None = None
-        values: list[tuple[Tensor, Tensor]] = []
-        slots: list[Tensor] = []
-        for first in range(0, len(plan), size):
+        root = max(1, int(len(plan) ** (1 / (self.levels + 1)) + 1e-9))
+        run = _Repeated(problem, plan, points, self.segments or root, tally)
+        y, _, *states = run.steps(0, len(plan), self.levels, y, None)
+        slots = [s.slots for number in sorted(points.at) for s in points.at[number]]
+        return y, list(zip(slots, states, strict=True))
+
+
+@dataclass
+class _Repeated:
+    """Steps in segments of segments, each of which is repeated on the way back."""
+
+    problem: Problem
+    plan: Plan
+    points: Points
+    count: int
+    tally: Tally | None
+    done: int = 0
+
+    def steps(
+        self, first: int, last: int, levels: int, y: Tensor, cache: Tensor | None
+    ) -> tuple[Any, ...]:
+        """State and cache after the steps first, ..., last - 1, and states of their points."""
+        if levels == 0:
             # Steps are counted on the way there, not again on the way back.
-            visits = [tally]
-
-            def steps(
-                y: Tensor,
-                cache: Tensor | None,
-                first: int = first,
-                visits: list[Tally | None] = visits,
-            ) -> tuple[Any, ...]:
-                last = min(first + size, len(plan))
-                visit = visits.pop() if visits else None
-                y, cache, found = replay(problem, plan, points, y, cache, first, last, visit)
-                slots[:] = [slot for slot, _ in found]
-                return y, cache, *(states for _, states in found)
-
-            found: Any = checkpoint(steps, y, cache, use_reentrant=False, preserve_rng_state=False)
+            visit = self.tally if first >= self.done else None
+            self.done = max(self.done, last)
+            y, cache, found = replay(
+                self.problem, self.plan, self.points, y, cache, first, last, visit
+            )
+            return y, cache, *(states for _, states in found)
+        values: list[Tensor] = []
+        size = max(1, -(-(last - first) // self.count))
+        for begin in range(first, last, size):
+            end = min(begin + size, last)
+            found: Any = checkpoint(
+                self.steps, begin, end, levels - 1, y, cache,
+                use_reentrant=False, preserve_rng_state=False,
+            )  # fmt: skip
             y, cache = found[:2]
-            values += zip(slots, found[2:], strict=True)
-        return y, values
+            values += found[2:]
+        return y, cache, *values
