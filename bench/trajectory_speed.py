@@ -19,21 +19,7 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
-from ..operators.neural_de import (
-    ODE,
-    PID,
-    RK4,
-    SDE,
-    Backsolve,
-    Checkpointed,
-    Constant,
-    Direct,
-    Dopri5,
-    Interpolated,
-    McCallumFoster,
-    Reversible,
-    integrate,
-)
+from ..operators.neural_de import ODE, PID, SDE, Dopri5, integrate
 from ..operators.neural_de.implicit import Kvaerno5
 from ..operators.neural_de.stochastic.integrate import integrate_sde
 from .machine import commit, machine
@@ -230,68 +216,14 @@ def robertson(jax_python: Path | None) -> dict[str, Any]:
 
 
 def gradients(jax_python: Path | None) -> dict[str, Any]:
-    """Gradients by every adjoint: distance from autograd through the steps, and bytes it keeps.
+    """Gradients by every adjoint: distance from autograd through the steps, and bytes alive."""
+    from .trajectory_gradients import gradient_table
 
-    A pendulum with a small network, 100 and 10^4 steps of RK4 (bytes), float64; the two adjoints
-    that solve an equation of their own with tolerances of 1e-10.
-    """
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 2)).double()
-    start = torch.linspace(-1, 1, 16, dtype=torch.float64).reshape(8, 2)
-    tight, fixed = PID(rtol=1e-10, atol=1e-10), Constant(1e-2)
-    reversible = McCallumFoster(RK4())
-    rows = {
-        "checkpointed": (Checkpointed(), RK4(), fixed),
-        "backsolve": (Backsolve(), Dopri5(), tight),
-        "interpolated": (Interpolated(), Dopri5(), tight),
-        "reversible": (Reversible(), reversible, fixed),
-        "direct": (Direct(), RK4(), fixed),
-    }
-
-    def gradient(adjoint: Any, stepper: Any, controller: Any) -> Tensor:
-        begin = start.clone().requires_grad_()
-        states = integrate(
-            ODE(lambda t, y: network(y)), begin, torch.linspace(0, 1, 5), stepper=stepper,
-            controller=controller, adjoint=adjoint, path="eager",
-        ).states  # fmt: skip
-        leaves = [begin, *network.parameters()]
-        found = torch.autograd.grad(states.square().sum(), leaves)
-        return torch.cat([g.flatten() for g in found])
-
-    row: dict[str, Any] = {"contenders": {}, "ratios": {}, "notes": []}
-    given = tuple(network.parameters())
-    for name, (adjoint, stepper, controller) in rows.items():
-        known = {} if name in ("direct", "checkpointed") else {"parameters": given}
-        adjoint = type(adjoint)(**known)
-        true = gradient(Direct(), stepper, controller)
-        began = time.perf_counter()
-        found = gradient(adjoint, stepper, controller)
-        row["contenders"][name] = {
-            "seconds": [time.perf_counter() - began],
-            "error": float((found - true).norm() / true.norm()),
-            "kept_bytes": {
-                steps: _kept(adjoint, stepper, steps) for steps in (100, 10_000)
-            } if controller is fixed else None,
-        }  # fmt: skip
-    return row
-
-
-def _kept(adjoint: Any, stepper: Any, steps: int) -> int:
-    """Bytes that autograd keeps for the way back of so many steps, each tensor once."""
-    seen: dict[int, Tensor] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        return seen.setdefault(tensor.data_ptr(), tensor)
-
-    rate = nn.Parameter(torch.tensor(-0.3, dtype=torch.float64))
-    if hasattr(adjoint, "parameters"):
-        adjoint = type(adjoint)(parameters=(rate,))
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        integrate(
-            ODE(lambda t, y: rate * y), torch.ones(8, 2, dtype=torch.float64), [0.0, 1.0],
-            stepper=stepper, controller=Constant(1 / steps), adjoint=adjoint, path="eager",
-        )  # fmt: skip
-    return sum(tensor.numel() * tensor.element_size() for tensor in seen.values())
+    began = time.perf_counter()
+    found = gradient_table((100, 10_000))
+    seconds = [time.perf_counter() - began]
+    contenders = {name: {"seconds": seconds, **row} for name, row in found.items()}
+    return {"contenders": contenders, "ratios": {}, "notes": ["seconds are of the whole table"]}
 
 
 def _robertson_reference() -> Any:
@@ -467,9 +399,9 @@ def line(name: str, row: Mapping[str, Any]) -> str:
         steps = f", {1e6 * seconds / found['steps']:.1f} us a step" if "steps" in found else ""
         error = f", error {found['error']:.1e}" if "error" in found else ""
         parts.append(f"{who} {1e3 * seconds:.2f} ms{steps}{error}")
-        if found.get("kept_bytes"):
-            kept = ", ".join(f"{b} bytes for {n} steps" for n, b in found["kept_bytes"].items())
-            parts[-1] += f", {kept}"
+        if found.get("saved_bytes"):
+            kept = ", ".join(f"{b} bytes for {n} steps" for n, b in found["saved_bytes"].items())
+            parts[-1] = f"{who}{error}, {kept}"
     ratios = [f"{who} {found['minimum']:.4f}" for who, found in row["ratios"].items()]
     if not ratios:
         return f"{name}: {'; '.join(parts)}"

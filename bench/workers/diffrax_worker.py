@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import diffrax
-import jax
-import jax.numpy as jnp
+import diffrax  # pyright: ignore[reportMissingImports] - a peer
+import jax  # pyright: ignore[reportMissingImports]
+import jax.numpy as jnp  # pyright: ignore[reportMissingImports]
 import numpy as np
 
 __all__: list[str] = []

@@ -37,7 +37,7 @@ def resampled(
     for axis, n in enumerate(size, start=2):
         if field.shape[axis] != n:
             matrix = _matrix(field.shape[axis], n, periodic, kind).to(field)
-            field = torch.tensordot(field, matrix, dims=([axis], [1])).movedim(-1, axis)
+            field = (field.movedim(axis, -1) @ matrix.T).movedim(-1, axis)
     return field
 
 

@@ -107,7 +107,12 @@ def refined(known: Known, polynomial: Polynomial, times: Array, data: Array) -> 
 
     first = np.concatenate([polynomial.coefficients, data[:, 0].ravel()])
     fit = least_squares(
-        lambda x: residuals(x[None])[0], first, jacobian, method="trf", x_scale="jac", max_nfev=60
+        lambda x: residuals(x[None])[0],
+        first,
+        jacobian,  # pyright: ignore[reportArgumentType]
+        method="trf",
+        x_scale="jac",
+        max_nfev=60,
     )
     misfit = math.sqrt(float((fit.fun**2).mean()))
     points = int(seen.sum())

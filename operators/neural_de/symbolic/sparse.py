@@ -128,7 +128,7 @@ def candidates(states: Array, slopes: Array, degree: int = 2) -> list[Polynomial
 def _fit(features: Array, slopes: Array) -> Array:
     if not features.shape[1]:
         return np.zeros(0)
-    return np.linalg.lstsq(features, slopes, rcond=None)[0]
+    return np.asarray(np.linalg.lstsq(features, slopes, rcond=None)[0], np.float64)
 
 
 def _polynomial(
