@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -17,6 +18,7 @@ from residua.operators.neural_de.trajectories.case import make_case
 from residua.operators.neural_de.trajectories.readers import read
 from residua.operators.neural_de.trajectories.systems import generate
 
+SHOWN = Path(__file__).parents[2] / "data" / "trajectories"
 CASE = """
 kind: trajectory
 trajectories: {system: decaying_oscillators, samples: 30, points: 21, span: [0, 2], test: 0.2}
@@ -116,6 +118,13 @@ training: {{steps: 3, batch: 8}}
     if name in ("latent_sde", "sde_gan"):
         assert read_back.sample([0.0, 1.0, 2.0], 4).shape == (4, 3, 1)
         assert (read_back.sample([0.0, 1.0], 4) == read_back.sample([0.0, 1.0], 4)).all()
+
+
+@pytest.mark.parametrize("path", sorted(SHOWN.glob("*.yaml")), ids=lambda path: path.stem)
+def test_cases_that_are_shown_train(path, tmp_path, capsys):
+    few = ("--set", "trajectories.samples=24", "--set", "training.steps=2", "--quiet")
+    assert main(["train", str(path), "--out", str(tmp_path / "run"), *few]) == 0
+    assert capsys.readouterr().err == ""
 
 
 BAD = [
