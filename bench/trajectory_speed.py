@@ -23,7 +23,7 @@ from ..operators.neural_de import ODE, PID, SDE, Dopri5, integrate
 from ..operators.neural_de.implicit import Kvaerno5
 from ..operators.neural_de.stochastic.integrate import integrate_sde
 from .machine import commit, machine
-from .timing import interleaved, ratio
+from .timing import interleaved, ratio, steps_for
 
 __all__ = ["ROWS", "benchmark", "line"]
 
@@ -303,19 +303,22 @@ def _peer(name: str, notes: list[str]) -> Any:
 def _timed(
     solves: Mapping[str, Solve], notes: list[str], repetitions: int = REPETITIONS
 ) -> dict[str, Any]:
-    """Seconds of each contender, in turns, after a first time that is not counted."""
+    """Seconds of each contender, in turns, each the mean of as many solutions as fill some time."""
 
-    def clock(solve: Solve) -> Callable[[], float]:
-        def once() -> float:
+    def clock(solve: Solve, count: int) -> Callable[[], float]:
+        def mean() -> float:
             began = time.perf_counter()
-            solve()
-            return time.perf_counter() - began
+            for _ in range(count):
+                solve()
+            return (time.perf_counter() - began) / count
 
-        return once
+        return mean
 
-    for solve in solves.values():
+    counts = {}
+    for name, solve in solves.items():
         solve()
-    clocks = {name: clock(solve) for name, solve in solves.items()}
+        counts[name] = steps_for(clock(solve, 1)())
+    clocks = {name: clock(solve, counts[name]) for name, solve in solves.items()}
     times = interleaved(clocks, repetitions, least=2, limit=ROW_SECONDS)
     return {"contenders": {name: {"seconds": times[name]} for name in times}, "notes": notes}
 
